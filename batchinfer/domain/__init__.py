@@ -1,0 +1,3 @@
+"""Nouns and rules, pure: no input, no output, no clock."""
+
+from __future__ import annotations

@@ -1,0 +1,62 @@
+"""A document is a file of several pages; each page is a job. Its state follows from its own row and its pages'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from batchinfer.domain.jobs import TERMINAL, JobState
+
+
+class DocumentState(StrEnum):
+    """Where a document is."""
+
+    QUEUED = "queued"
+    RENDERING = "rendering"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document as a reader sees it. `pages` is None until the file was opened."""
+
+    id: UUID
+    tenant_id: UUID
+    state: DocumentState
+    model: str
+    filename: str | None
+    media_type: str
+    created_at: datetime
+    finished_at: datetime | None
+    #: Pages of the file; None until a CPU worker opened it.
+    pages: int | None
+    #: How many page jobs are in each job state.
+    counts: dict[JobState, int]
+    error: dict[str, Any] | None
+
+
+def derive_state(
+    *, rendered: bool, started: bool, error: dict[str, Any] | None, counts: dict[JobState, int]
+) -> DocumentState:
+    """The state of a document from whether its pages were all made, and how those stand."""
+    if error is not None and not counts:
+        return DocumentState.FAILED
+    if not rendered:
+        return DocumentState.RENDERING if started or counts else DocumentState.QUEUED
+    if any(count for state, count in counts.items() if state not in TERMINAL):
+        return DocumentState.RUNNING
+    total = sum(counts.values())
+    if counts.get(JobState.SUCCEEDED, 0) == total and error is None:
+        return DocumentState.COMPLETED
+    if counts.get(JobState.CANCELLED, 0) == total:
+        return DocumentState.CANCELLED
+    if counts.get(JobState.SUCCEEDED, 0) == 0:
+        return DocumentState.FAILED
+    return DocumentState.COMPLETED_WITH_ERRORS

@@ -1,0 +1,157 @@
+"""Every error that a user can meet, drawn as a tree. Each knows its code, its HTTP status and whether a retry may help.
+
+    BatchinferError
+    ├── BadRequest            400  the request itself is wrong; `param` names the field
+    │   ├── BadImage          400  a picture that cannot be read within the limits
+    │   └── BadDocument       400  a PDF or TIFF that cannot be read within the limits
+    ├── Unauthenticated       401  no key, or one that is unknown, expired or revoked
+    ├── Forbidden             403  the key lacks the scope
+    ├── NotFound              404  no such thing for this tenant
+    ├── MethodNotAllowed      405
+    ├── Conflict              409  the state of the thing does not allow it
+    │   └── InFlight          409  the same idempotency key is being worked on (retry helps)
+    ├── TooLarge              413  the body is over the limit
+    ├── Unsupported           415  a kind of file that is not served
+    ├── KeyReused             422  the idempotency key came with another body
+    ├── Busy                  429  a limit is reached (retry helps)
+    ├── Internal              500  our fault; the request id finds it in the log
+    ├── Unavailable           503  a part that is needed is not there (retry helps)
+    ├── Failure               -    how a job ended: stored with the job, never raised at a client
+    ├── SettingsError         -    a setting that stops the start
+    └── StartError            -    a process that cannot start
+
+The sentence in `message` says what is wrong and what to do next. It never holds the text of a library's
+exception, a path or a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class BatchinferError(Exception):
+    """The root. `code` is stable and for programs; `message` is for people; `param` is the dotted path of a field."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    default_code: ClassVar[str] = "internal_error"
+    retry_helps: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.retry_after_s = min(retry_after_s, 120) if retry_after_s is not None else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `error` member of a response and the `error` column of a job: message, type, param, code."""
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
+
+class BadRequest(BatchinferError):
+    """The request is wrong and the same request will always be."""
+
+    status, kind, default_code = 400, "invalid_request_error", "invalid_request"
+
+
+class BadImage(BadRequest):
+    """A picture that cannot be read within the limits."""
+
+    default_code = "invalid_image"
+
+
+class BadDocument(BadRequest):
+    """A PDF or TIFF that cannot be read within the limits."""
+
+    default_code = "invalid_document"
+
+
+class Unauthenticated(BatchinferError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    status, kind, default_code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(BatchinferError):
+    """The key lacks the scope."""
+
+    status, kind, default_code = 403, "invalid_request_error", "insufficient_scope"
+
+
+class NotFound(BatchinferError):
+    """No such thing for this tenant; another tenant's thing answers the same."""
+
+    status, kind, default_code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(BatchinferError):
+    """The path exists, the verb does not."""
+
+    status, kind, default_code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class Conflict(BatchinferError):
+    """The state of the thing does not allow it."""
+
+    status, kind, default_code = 409, "invalid_request_error", "conflict"
+
+
+class InFlight(Conflict):
+    """Another request with the same idempotency key has not ended yet."""
+
+    default_code, retry_helps = "idempotency_in_progress", True
+
+
+class TooLarge(BatchinferError):
+    """The body is over the limit."""
+
+    status, kind, default_code = 413, "invalid_request_error", "body_too_large"
+
+
+class Unsupported(BatchinferError):
+    """A kind of file that is not served."""
+
+    status, kind, default_code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class KeyReused(BatchinferError):
+    """The idempotency key was used before with another body."""
+
+    status, kind, default_code = 422, "invalid_request_error", "idempotency_key_reused"
+
+
+class Busy(BatchinferError):
+    """A limit is reached; waiting helps."""
+
+    status, kind, default_code, retry_helps = 429, "rate_limit_error", "queue_full", True
+
+
+class Internal(BatchinferError):
+    """Our fault."""
+
+
+class Unavailable(BatchinferError):
+    """A part that is needed is not there; waiting helps."""
+
+    status, default_code, retry_helps = 503, "service_unavailable", True
+
+
+class Failure(BatchinferError):
+    """How a job ended. Stored with the job as JSON; codes are listed in docs/errors.md."""
+
+    default_code = "failed"
+
+
+class SettingsError(BatchinferError):
+    """A setting that stops the start; the message names the variable and the remedy."""
+
+    default_code = "bad_setting"
+
+
+class StartError(BatchinferError):
+    """`batchinfer up` or a worker cannot start; one line with the remedy."""
+
+    default_code = "cannot_start"

@@ -1,0 +1,95 @@
+"""Words for sample pages: all of them made up, the held-out ones never drawn for training.
+
+Training vendors are put together from syllables (and, one time in five, from single letters), so that a
+model has to read them. A word that happens to equal a held-out word is drawn again.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+
+KINDS = ("invoice", "receipt", "order", "quote")
+CURRENCIES = ("USD", "EUR", "GBP", "CHF", "JPY", "CNY")
+COMPANY_FORMS = ("Ltd", "Inc", "GmbH", "LLC", "Co", "SA", "AG", "BV")
+
+#: Vendor words of the demo, the tests and every evaluation. Training never draws one of them.
+HELD_OUT_VENDOR_WORDS = (
+    "Abelonde", "Aldrova", "Bexhollow", "Brindelta", "Calmont", "Cindervale", "Dornwick", "Dunmarra",
+    "Eastervoss", "Elmquist", "Fallowmere", "Fendrake", "Garrowby", "Glenhurst", "Halbrook", "Harvesk",
+    "Inverlyn", "Jasperfel", "Kestrova", "Kirrin", "Larkmoor", "Lunavolt", "Marrowfen", "Mistgate",
+    "Nettleby", "Northwick", "Oakenfell", "Orbisand", "Pellworth", "Quillmark", "Quorvex", "Ravenglas",
+    "Rushmede", "Sablewood", "Silvatek", "Thornbury", "Tamarisk", "Umberfold", "Velmora", "Wexcombe",
+    "Whitlock", "Xandrell", "Yarrowdene", "Zephyrine",
+)  # fmt: skip
+HELD_OUT_ITEMS = ("Toner", "Lamp", "Cable", "Chair", "Folder", "Monitor", "Label", "Glue", "Tape", "Hinge")
+HELD_OUT_PREFIXES = ("INV", "PO", "RX", "Q", "BK", "TN")
+
+_ONSETS = ("", "b", "br", "c", "ch", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "pr", "qu", "r")
+_ONSETS_TOO = ("s", "sh", "st", "t", "th", "tr", "v", "w", "wh", "x", "y", "z")
+_VOWELS = ("a", "e", "i", "o", "u", "ea", "oo", "ai", "y")
+_CODAS = ("", "", "", "l", "ll", "m", "n", "nd", "ng", "r", "rk", "s", "ss", "t", "ck", "x", "st", "ld", "v", "b")
+_HELD_OUT_LOWER = frozenset(word.lower() for word in (*HELD_OUT_VENDOR_WORDS, *HELD_OUT_ITEMS))
+
+
+def _syllable(rng: random.Random) -> str:
+    return rng.choice(_ONSETS + _ONSETS_TOO) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+
+
+def training_word(rng: random.Random, *, longest: int = 10) -> str:
+    """A capitalised pseudo-word of 3 to `longest` letters which is in no held-out list."""
+    while True:
+        length = rng.randint(3, longest)
+        if rng.random() < 0.2:
+            word = "".join(rng.choice(string.ascii_lowercase) for _ in range(length))
+        else:
+            word = ""
+            while len(word) < length:
+                word += _syllable(rng)
+            word = word[:length]
+        if word not in _HELD_OUT_LOWER:
+            return word.capitalize()
+
+
+def vendor_name(rng: random.Random, split: str) -> str:
+    """Two words, or one word and a company form, or all three: at most 22 characters."""
+    while True:
+        words = [_vendor_word(rng, split) for _ in range(rng.choice((1, 1, 2)))]
+        if len(words) == 1 or rng.random() < 0.5:
+            words.append(rng.choice(COMPANY_FORMS))
+        name = " ".join(words)
+        if len(name) <= 22:
+            return name
+
+
+def _vendor_word(rng: random.Random, split: str) -> str:
+    return rng.choice(HELD_OUT_VENDOR_WORDS) if split == "held_out" else training_word(rng)
+
+
+def item_name(rng: random.Random, split: str) -> str:
+    """What one line of the page was bought for."""
+    return rng.choice(HELD_OUT_ITEMS) if split == "held_out" else training_word(rng, longest=8)
+
+
+def document_number(rng: random.Random, split: str) -> str:
+    """A prefix, a dash and three to six digits, such as `INV-40213`."""
+    if split == "held_out":
+        prefix = rng.choice(HELD_OUT_PREFIXES)
+    else:
+        prefix = "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(1, 3)))
+    return f"{prefix}-{digits(rng, rng.randint(3, 6))}"
+
+
+def digits(rng: random.Random, count: int) -> str:
+    """`count` digits of which the first is not zero."""
+    return str(rng.randint(1, 9)) + "".join(rng.choice(string.digits) for _ in range(count - 1))
+
+
+def amount(rng: random.Random, *, longest: int = 5) -> str:
+    """An amount with two decimals and one to `longest` digits before the point."""
+    return f"{digits(rng, rng.randint(1, longest))}.{rng.choice(string.digits)}{rng.choice(string.digits)}"
+
+
+def date(rng: random.Random) -> str:
+    """An ISO date; the day stops at 28 so that every month has it."""
+    return f"{rng.randint(2010, 2039)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"

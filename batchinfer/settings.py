@@ -1,0 +1,100 @@
+"""One frozen settings object, read once from `BATCHINFER_*` and passed in. A bad value stops the start and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from batchinfer.errors import SettingsError
+
+PREFIX = "BATCHINFER_"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Every setting with its default, unit and meaning; docs/settings.md lists them and a test holds it true."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    home: Folder = Field(Path("~/.batchinfer"), description="Folder of everything that this host keeps.")
+    database_url: SecretStr | None = Field(None, description="postgresql://… ; unset, `up` runs its own Postgres.")
+    redis_url: SecretStr | None = Field(None, description="redis://… ; unset, `up` runs its own Valkey.")
+    secret_key: SecretStr | None = Field(None, description="Signs the admin page's session cookie; `up` makes one.")
+    host: str = Field("127.0.0.1", description="Address that the web server binds; loopback unless told otherwise.")
+    port: int = Field(0, ge=0, le=65535, description="Port of the web server; 0 takes a free one.")
+    web_threads: int = Field(16, ge=4, le=256, description="Threads of the web server; a quarter of them may wait.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+
+    lease_ttl_s: float = Field(30.0, ge=1, le=3600, description="Silence after which a worker's lease is dead.")
+    heartbeat_s: float = Field(5.0, ge=0.1, le=600, description="Time between two signs of life of a worker.")
+    poll_s: float = Field(1.0, ge=0.02, le=60, description="Longest wait of a worker for an announcement.")
+    reap_s: float = Field(5.0, ge=0.1, le=600, description="Time between two looks for dead leases.")
+    watchdog_s: float = Field(120.0, ge=1, description="Longest time without an engine step before a worker ends.")
+    drain_s: float = Field(20.0, ge=0, description="Time that a stopping worker gives to what it runs.")
+
+    max_attempts: int = Field(3, ge=1, le=100, description="Tries that a job gets when an error may pass.")
+    max_crashes: int = Field(3, ge=1, le=100, description="Lost workers after which a job is quarantined.")
+    default_max_tokens: int = Field(512, ge=1, description="max_tokens of a request that names none.")
+    max_tokens: int = Field(32768, ge=1, description="Largest max_tokens that a request may ask for.")
+    max_wait_s: float = Field(25.0, ge=0, le=110, description="Longest `?wait=` of a poll.")
+    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body.")
+    max_prompt_chars: int = Field(400_000, ge=1, description="Longest text of a request, all messages together.")
+    max_images: int = Field(16, ge=1, description="Most pictures of one request.")
+    max_image_pixels: int = Field(40_000_000, ge=1024, description="Most pixels of a picture, checked before decoding.")
+    max_frames: int = Field(1, ge=1, description="Most frames of a picture (a TIFF is a document and has pages).")
+    max_pages: int = Field(2000, ge=1, description="Most pages of a document.")
+    max_side: int = Field(2048, ge=32, description="Longest side in pixels of what a model sees; larger is scaled down.")
+    render_dpi: int = Field(144, ge=36, le=600, description="Resolution at which a page of a PDF is rendered.")
+    sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
+    sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
+    idempotency_hours: int = Field(48, ge=1, description="How long an idempotency key is remembered.")
+
+    @property
+    def blobs_dir(self) -> Path:
+        """Where bytes lie, by SHA-256; shared by every process that reads or writes pictures."""
+        return self.home / "blobs"
+
+    @property
+    def logs_dir(self) -> Path:
+        """One log file a process."""
+        return self.home / "logs"
+
+    def require_database_url(self) -> str:
+        """The database URL for SQLAlchemy with psycopg 3.
+
+        Raises SettingsError where it is unset or not Postgres.
+        """
+        url = self.database_url.get_secret_value() if self.database_url else ""
+        if not url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL must be a postgresql:// address. Set it, or start with `batchinfer up`."
+            )
+        return "postgresql+psycopg://" + url.split("://", 1)[1]
+
+    def require_redis_url(self) -> str:
+        """The address of Redis or Valkey. Raises SettingsError where it is unset: Celery would look for RabbitMQ."""
+        url = self.redis_url.get_secret_value() if self.redis_url else ""
+        if not url.startswith(("redis://", "rediss://")):
+            raise SettingsError(
+                f"{PREFIX}REDIS_URL must be a redis:// or rediss:// address. Set it, or start with `batchinfer up`."
+            )
+        return url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment once. Raises SettingsError with the variable, what is wrong and what is allowed."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}: {first['msg']}. Correct or unset it; docs/settings.md lists every setting.") from None

@@ -1,0 +1,278 @@
+"""Every table, once. Migrations build them, a test holds the two equal.
+
+`jobs`, `results` and `attempts` are partitioned by the UUIDv7 of the job, a day each; `queue` is small and hot: its
+rows go when their work ends. There are no foreign keys into partitioned tables: a day is dropped as a whole.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+#: Written into each row; a worker refuses rows of a newer one.
+SCHEMA_VERSION = 1
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _time(name: str, *, nullable: bool = True, now: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=func.now() if now else None)
+
+
+def _version() -> Column[int]:
+    return Column("schema_version", SmallInteger, nullable=False, server_default=text(str(SCHEMA_VERSION)))
+
+
+def _tenant() -> Column[object]:
+    return Column("tenant_id", Uuid, nullable=False)
+
+
+def _class() -> Column[str]:
+    return Column("class", Text, nullable=False, server_default="normal")
+
+
+tenants = Table(
+    "tenants", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+)  # fmt: skip
+
+api_keys = Table(
+    "api_keys", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False, unique=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+    _time("expires_at"), _time("revoked_at"), _time("last_used_at"),
+)  # fmt: skip
+
+models = Table(
+    "models", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("revision", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("facts", JSONB, nullable=False, server_default=text("'{}'")),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+)  # fmt: skip
+
+deployments = Table(
+    "deployments", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(),
+    Column("model_id", Uuid, ForeignKey("models.id"), nullable=False),
+    Column("engine", Text, nullable=False, server_default="auto"),
+    Column("device", Text, nullable=False, server_default="auto"),
+    Column("replicas", Integer, nullable=False, server_default="1"),
+    _class(), _version(),
+    _time("created_at", nullable=False, now=True), _time("stopped_at"),
+)  # fmt: skip
+
+leases = Table(
+    "leases", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("model", Text), Column("device", Text),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("dead", Boolean, nullable=False, server_default=text("false")),
+    Column("info", JSONB, nullable=False, server_default=text("'{}'")),
+    _version(),
+    _time("opened_at", nullable=False, now=True), _time("heartbeat_at", nullable=False, now=True), _time("ended_at"),
+    Column("end_reason", Text),
+)  # fmt: skip
+
+replicas = Table(
+    "replicas", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(),
+    Column("deployment_id", Uuid, ForeignKey("deployments.id")),
+    Column("lease_id", Uuid),
+    Column("worker", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("revision", Text, nullable=False, server_default=""),
+    Column("engine", Text, nullable=False, server_default=""),
+    Column("device", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("verdict", JSONB), Column("error", JSONB),
+    Column("memory_mib", Integer),
+    _version(),
+    _time("created_at", nullable=False, now=True), _time("ready_at"), _time("ended_at"),
+)  # fmt: skip
+
+jobs = Table(
+    "jobs", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(), _class(),
+    Column("model", Text, nullable=False),
+    Column("document_id", Uuid), Column("page", Integer),
+    Column("prompt", JSONB, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    #: NULL while a queue row says where the job is; set once, in the transaction that removes that row.
+    Column("final_state", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("error", JSONB),
+    _time("created_at", nullable=False, now=True), _time("started_at"), _time("finished_at"), _time("expires_at"),
+    Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
+    Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
+    postgresql_partition_by="RANGE (id)",
+)  # fmt: skip
+
+results = Table(
+    "results", metadata,
+    Column("job_id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    Column("attempt", Integer, nullable=False),
+    Column("lease_id", Uuid, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("finish_reason", Text, nullable=False),
+    Column("usage", JSONB, nullable=False),
+    Column("timings", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("model", Text, nullable=False), Column("revision", Text, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("logprobs", JSONB),
+    _time("created_at", nullable=False, now=True),
+    postgresql_partition_by="RANGE (job_id)",
+)  # fmt: skip
+
+attempts = Table(
+    "attempts", metadata,
+    Column("job_id", Uuid, primary_key=True),
+    #: The value of `queue.attempt` during this try, so every ended try leaves one row and no more.
+    Column("number", Integer, primary_key=True),
+    _tenant(), _version(),
+    Column("outcome", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("lease_id", Uuid), Column("worker", Text),
+    Column("error", JSONB), Column("timings", JSONB),
+    _time("started_at"), _time("finished_at", nullable=False, now=True),
+    postgresql_partition_by="RANGE (job_id)",
+)  # fmt: skip
+
+queue = Table(
+    "queue", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("subject_id", Uuid, nullable=False),
+    _tenant(), _version(),
+    Column("model", Text, nullable=False), _class(),
+    Column("rank", SmallInteger, nullable=False, server_default="1"),
+    Column("state", Text, nullable=False, server_default="queued"),
+    #: Rises by one with each claim and never falls: half of the fence, with the lease.
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    #: Claims that ended with a lost worker.
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    #: Claims given back by a worker that drained.
+    Column("released", Integer, nullable=False, server_default="0"),
+    Column("lease_id", Uuid), _time("leased_at"),
+    _time("available_at", nullable=False, now=True), _time("expires_at"),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_queue_ready", "kind", "model", "rank", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_queue_lease", "lease_id", postgresql_where=text("state = 'running'")),
+    Index("ix_queue_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
+                     "autovacuum_vacuum_threshold": "5000", "autovacuum_vacuum_cost_delay": "0"},
+)  # fmt: skip
+
+documents = Table(
+    "documents", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(), _class(),
+    Column("model", Text, nullable=False),
+    Column("filename", Text), Column("media_type", Text, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("prompt", JSONB, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("pages", Integer),
+    #: Pages whose jobs exist; rendering goes on here after a crash.
+    Column("rendered", Integer, nullable=False, server_default="0"),
+    Column("error", JSONB),
+    _time("created_at", nullable=False, now=True), _time("started_at"), _time("rendered_at"), _time("expires_at"),
+    Index("ix_documents_tenant", "tenant_id", "id"),
+)  # fmt: skip
+
+blobs = Table(
+    "blobs", metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("media_type", Text, nullable=False),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+)  # fmt: skip
+
+idempotency_keys = Table(
+    "idempotency_keys", metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("method", Text, primary_key=True), Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_sha256", LargeBinary, nullable=False),
+    Column("resource", Text, nullable=False), Column("resource_id", Uuid, nullable=False),
+    _version(),
+    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
+    Index("ix_idempotency_keys_expires_at", "expires_at"),
+)  # fmt: skip
+
+events = Table(
+    "events", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    Column("subject", Text, nullable=False), Column("subject_id", Uuid, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("actor", Text), Column("data", JSONB, nullable=False, server_default=text("'{}'")),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_events_subject", "subject_id", "id"),
+)  # fmt: skip
+
+minutes = Table(
+    "minutes", metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True),
+    *(Column(name, BigInteger, nullable=False, server_default="0")
+      for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
+                   "prompt_tokens", "completion_tokens", "images")),
+    _version(),
+)  # fmt: skip
+
+ticks = Table(
+    "ticks", metadata,
+    Column("name", Text, primary_key=True),
+    _version(),
+    _time("ticked_at", nullable=False, now=True),
+)  # fmt: skip
+
