@@ -1,0 +1,130 @@
+"""Blobs: bytes in a folder, found by their SHA-256, a folder a tenant. Written once, never changed.
+
+Layout: `<root>/<tenant, 32 hexadecimal digits>/<first two digits>/<sha256>`. A name is made by us alone;
+nothing that a user wrote becomes part of a path. A blob is there completely or not at all: it is written
+beside its place, flushed to the disk and then renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+from batchinfer.errors import Failure, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class BlobStore:
+    """The blobs of every tenant under one folder. Safe for threads and for several processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, tenant_id: UUID, data: bytes) -> str:
+        """Keep bytes and return their SHA-256 (hexadecimal). The same bytes again change nothing.
+
+        Raises Unavailable where the disk is full.
+        """
+        sha256 = hashlib.sha256(data).hexdigest()
+        target = self.path(tenant_id, sha256)
+        if not target.exists():
+            with self._writing(target) as file:
+                file.write(data)
+        return sha256
+
+    def put_file(self, tenant_id: UUID, path: Path) -> str:
+        """Take over a file: afterwards it lies here and no longer at `path`. Returns its SHA-256.
+
+        Raises Unavailable where the disk is full.
+        """
+        with path.open("rb") as source:
+            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
+        target = self.path(tenant_id, sha256)
+        if not target.exists():
+            with path.open("rb") as source, self._writing(target) as file:
+                while chunk := source.read(_CHUNK_BYTES):
+                    file.write(chunk)
+        path.unlink()
+        return sha256
+
+    def path(self, tenant_id: UUID, sha256: str) -> Path:
+        """Where a blob lies, whether it exists or not. Raises ValueError for what is no SHA-256."""
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError("a blob is named by 64 lower-case hexadecimal digits")
+        return self.root / tenant_id.hex / sha256[:2] / sha256
+
+    def exists(self, tenant_id: UUID, sha256: str) -> bool:
+        """Whether the blob is here."""
+        return self.path(tenant_id, sha256).is_file()
+
+    def size_bytes(self, tenant_id: UUID, sha256: str) -> int:
+        """The length of a blob. Raises Failure (`blob_missing`)."""
+        with _missing():
+            return self.path(tenant_id, sha256).stat().st_size
+
+    def open(self, tenant_id: UUID, sha256: str) -> BinaryIO:
+        """A blob, open for reading; the caller closes it. Raises Failure (`blob_missing`)."""
+        with _missing():
+            return self.path(tenant_id, sha256).open("rb")
+
+    def read(self, tenant_id: UUID, sha256: str) -> bytes:
+        """All bytes of a blob. Raises Failure (`blob_missing`)."""
+        with _missing():
+            return self.path(tenant_id, sha256).read_bytes()
+
+    @contextmanager
+    def _writing(self, target: Path) -> Iterator[IO[bytes]]:
+        """A file that becomes `target` when the block ends well, and leaves nothing behind otherwise."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
+                try:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                    Path(file.name).replace(target)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+            _sync_folder(target.parent)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise Unavailable(
+                "The disk that keeps the files is full. Free some space on it, then send this again.",
+                code="storage_full",
+                retry_after_s=60,
+            ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _missing() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise Failure(
+            "A file of this job is no longer in the store. Submit the job again with the file.",
+            code="blob_missing",
+        ) from None
