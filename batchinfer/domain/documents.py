@@ -23,6 +23,10 @@ class DocumentState(StrEnum):
     CANCELLED = "cancelled"
 
 
+#: The code of the error by which a document that its owner ended is told from one that failed.
+CANCELLED_CODE = "document_cancelled"
+
+
 @dataclass(frozen=True)
 class Document:
     """A document as a reader sees it. `pages` is None until the file was opened."""
@@ -46,12 +50,15 @@ def derive_state(
     *, rendered: bool, started: bool, error: dict[str, Any] | None, counts: dict[JobState, int]
 ) -> DocumentState:
     """The state of a document from whether its pages were all made, and how those stand."""
+    cancelled = error is not None and error.get("code") == CANCELLED_CODE
     if error is not None and not counts:
-        return DocumentState.FAILED
+        return DocumentState.CANCELLED if cancelled else DocumentState.FAILED
     if not rendered:
         return DocumentState.RENDERING if started or counts else DocumentState.QUEUED
     if any(count for state, count in counts.items() if state not in TERMINAL):
         return DocumentState.RUNNING
+    if cancelled:
+        return DocumentState.CANCELLED
     total = sum(counts.values())
     if counts.get(JobState.SUCCEEDED, 0) == total and error is None:
         return DocumentState.COMPLETED

@@ -34,4 +34,6 @@ def parse_id(prefix: str, text: str) -> UUID:
         except ValueError:
             pass
     noun = _NOUNS[prefix]
-    raise NotFound(f"No {noun} with this id. Ids of {noun}s look like {prefix}… and come with the answer to a submission.")
+    raise NotFound(
+        f"No {noun} with this id. Ids of {noun}s look like {prefix}… and come with the answer to a submission."
+    )

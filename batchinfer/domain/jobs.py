@@ -90,6 +90,8 @@ class Attempt:
     finished_at: datetime
     error: dict[str, Any] | None
     timings: dict[str, float] | None
+    #: What was tried: infer, or (in a CPU worker, not paid for) prepare or render.
+    kind: str = "infer"
 
 
 @dataclass(frozen=True)

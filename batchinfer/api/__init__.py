@@ -1,0 +1,33 @@
+"""JSON over HTTP. `register_api` puts routes, error writer and OpenAPI document on an application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchinfer.api import documents, fleet, health, jobs, models, openapi
+from batchinfer.api.auth import authenticate_request
+from batchinfer.api.errors import register_errors
+from batchinfer.api.requests import register_hooks
+from batchinfer.api.state import open_state
+
+if TYPE_CHECKING:
+    from flask_openapi.openapi import OpenAPI
+
+    from batchinfer.services.context import Context
+
+BLUEPRINTS = (jobs.routes, documents.routes, models.routes, fleet.routes)
+
+
+def register_api(app: OpenAPI, context: Context) -> None:
+    """Mount everything under /v1, and /healthz, /readyz and /openapi.json."""
+    open_state(app, context)
+    register_hooks(app)
+    register_errors(app)
+    for blueprint in BLUEPRINTS:
+        app.register_api(blueprint)
+    app.register_api(health.routes)
+    openapi.register_document(app)
+
+
+for _blueprint in BLUEPRINTS:
+    _blueprint.before_request(authenticate_request)

@@ -1,0 +1,85 @@
+"""The OpenAPI document: made from the routes' types; the body of a submission is in `submission_schema`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, jsonify
+
+from batchinfer import __version__
+from batchinfer.api.submission_schema import EXAMPLES, SCHEMAS
+
+if TYPE_CHECKING:
+    from flask_openapi.openapi import OpenAPI
+
+KEY: list[dict[str, list[str]]] = [{"key": []}]
+SUBMISSION: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/JobSubmission"},
+            "examples": {name: {"value": body} for name, body in EXAMPLES.items()},
+        },
+        "multipart/form-data": {"schema": {"$ref": "#/components/schemas/FormSubmission"}},
+    },
+}
+_NOUNS = [{"$ref": f"#/components/schemas/{name}"} for name in ("JobBody", "DocumentBody")]
+SUBMITTED: dict[str, Any] = {
+    "description": "A job, or for a PDF or TIFF a document.",
+    "content": {"application/json": {"schema": {"anyOf": _NOUNS}}},
+}
+
+#: What `flask_openapi.OpenAPI` is made with.
+DOCUMENT: dict[str, Any] = {
+    "info": {
+        "title": "batchinfer",
+        "version": __version__,
+        "description": "Asynchronous batch inference for vision-language models.",
+    },
+    "security_schemes": {"key": {"type": "http", "scheme": "bearer", "description": "bi_..."}},
+    "validation_error_status": 400,
+    "doc_ui": False,
+}
+
+
+def refusals(*statuses: int) -> dict[str | int, Any]:
+    """The errors of a route: those that every route has, and `statuses`."""
+    return {status: _error(_MEANINGS[status]) for status in sorted({400, 401, 403, 404, 500, 503, *statuses})}
+
+
+def register_document(app: OpenAPI) -> None:
+    """Serve the document at /openapi.json, to everybody: it holds nothing of anyone."""
+    app.openapi_version = "3.1.0"
+
+    @app.route("/openapi.json", endpoint="openapi_document")
+    def openapi_document() -> Response:
+        return jsonify(make_document(app))
+
+
+def make_document(app: OpenAPI) -> dict[str, Any]:
+    """The document, with the schemas written by hand added to those made from types."""
+    document: dict[str, Any] = app.api_doc
+    document["components"]["schemas"].update(SCHEMAS)
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
+            operation["responses"].pop("400", None)
+    return document
+
+
+def _error(description: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+_MEANINGS = {
+    400: "The request is wrong; `param` names the field.",
+    401: "No key, or one that is unknown, expired or revoked.",
+    403: "The key lacks the scope.",
+    404: "No such thing for this tenant.",
+    409: "The state of the thing does not allow it.",
+    413: "The body is over the limit.",
+    415: "A kind of file, or of body, that is not served.",
+    422: "The idempotency key was used with another request.",
+    500: "Our fault; the request id finds it in the log.",
+    503: "A part is not there; send the same request again after `Retry-After` seconds.",
+}

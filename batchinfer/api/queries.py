@@ -1,0 +1,99 @@
+"""What may stand in paths and queries, and what an answer says of what may not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from batchinfer.domain.fields import check_text, refuse, refuse_unknown
+from batchinfer.domain.jobs import JobState
+
+
+def _check_word(text: str, info: ValidationInfo) -> str:
+    """Refuse a NUL, which Postgres cannot take. Raises BadRequest, which pydantic lets through."""
+    check_text(text, info.field_name or "query")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_check_word), Field(max_length=256)]
+Limit = Annotated[int, Field(ge=1, le=100, description="How many at most: a whole number from 1 to 100.")]
+After = Annotated[Word | None, Field(description="The `last_id` of the page before: an id of this list.")]
+
+
+class Parameters(BaseModel):
+    """Paths and queries. What is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Made once: the router asks for it with every request."""
+        return _make_schema(cls, args, tuple(kwargs.items()))
+
+
+@functools.cache
+def _make_schema(model: type[Parameters], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    return super(Parameters, model).model_json_schema(*args, **dict(kwargs))
+
+
+class JobPath(Parameters):
+    """The id of a job."""
+
+    job_id: str = Field(description="As the submission answered it.", examples=["job_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class DocumentPath(Parameters):
+    """The id of a document."""
+
+    document_id: str = Field(
+        description="As the submission answered it.", examples=["doc_0192f1c07d6a7b3e8f00c0ffee00c0de"]
+    )
+
+
+class ModelPath(Parameters):
+    """The name of a model; it may hold slashes."""
+
+    model: Word = Field(description="A name that GET /v1/models lists.", examples=["docreader"])
+
+
+class WaitQuery(Parameters):
+    """How long to wait for the end."""
+
+    wait: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for the job to end: a number, 0 or more. The server waits at most "
+        "its setting max_wait_s, 25 unless changed.",
+    )
+
+
+class PageQuery(Parameters):
+    """Which page of a list, newest first."""
+
+    limit: Limit = 20
+    after: After = None
+
+
+class JobsQuery(PageQuery):
+    """Which jobs, newest first."""
+
+    status: JobState | None = Field(None, description=f"Jobs in this state: one of {', '.join(JobState)}.")
+    model: Word | None = Field(None, description="Jobs of this model: its name.")
+    document: Word | None = Field(None, description="Page jobs of this document: an id that begins with doc_.")
+
+
+def refuse_query(error: ValidationError) -> NoReturn:
+    """Raise BadRequest for the first thing that is wrong: the name of the parameter and what it takes."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(first["loc"][0])
+    known = {model.__name__: model.model_fields for model in (JobPath, DocumentPath, ModelPath, *_QUERIES)}
+    fields = known.get(error.title, {})
+    if first["type"] == "extra_forbidden":
+        refuse_unknown([name], fields)
+    refuse(name, f"is not valid. {fields[name].description or ''}".strip())
+
+
+_QUERIES = (WaitQuery, PageQuery, JobsQuery)

@@ -1,0 +1,238 @@
+"""The JSON of answers; OpenAPI is made from these.
+
+Times are whole seconds since 1970. Ids carry a prefix per noun.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, Field
+
+from batchinfer.domain.documents import DocumentState
+from batchinfer.domain.jobs import JobClass, JobState
+
+Time: TypeAlias = int
+MaybeTime = Annotated[int | None, Field(description="Seconds since 1970.")]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong. `code` is for programs and stable; `param` is the dotted path of the field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """Every answer of 400 and above: `error` as OpenAI writes it, the rest as RFC 9457 does."""
+
+    error: ErrorDetail
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str | None
+
+
+class Result(BaseModel):
+    """The answer of the model. `finish_reason` is stop or length."""
+
+    text: str
+    finish_reason: str
+    model: str
+    revision: str
+    engine: str
+
+
+class JobBody(BaseModel):
+    """A job. `result` and `usage` are there once it succeeded, `error` once it failed."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobState
+    model: str
+    created_at: Time
+    started_at: MaybeTime
+    finished_at: MaybeTime
+    #: Tries that count; workers lost under the job are in `crashes`.
+    attempts: int
+    crashes: int
+    result: Result | None
+    usage: dict[str, Any] | None
+    error: ErrorDetail | None
+    document_id: str | None
+    page: int | None
+    metadata: dict[str, str]
+    #: Seconds, by stage, of the try that succeeded.
+    timings: dict[str, float] | None
+
+
+class AttemptBody(BaseModel):
+    """An ended try. `outcome` is succeeded, failed, retry, lost, released, cancelled or expired."""
+
+    object: Literal["attempt"] = "attempt"
+    number: int
+    outcome: str
+    worker: str | None
+    started_at: MaybeTime
+    finished_at: Time
+    error: ErrorDetail | None
+    timings: dict[str, float] | None
+
+
+class DocumentBody(BaseModel):
+    """A document. `pages` is null until the file was opened; `jobs` are the ids of its pages, in order."""
+
+    id: str
+    object: Literal["document"] = "document"
+    status: DocumentState
+    model: str
+    filename: str | None
+    media_type: str
+    created_at: Time
+    finished_at: MaybeTime
+    pages: int | None
+    page_counts: dict[JobState, int]
+    jobs: list[str]
+    error: ErrorDetail | None
+
+
+class ModelBody(BaseModel):
+    """A model as OpenAI lists it, with its revision and whether a worker has it ready."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: Time
+    owned_by: Literal["batchinfer"] = "batchinfer"
+    revision: str
+    status: str
+
+
+class WorkerBody(BaseModel):
+    """A worker process. `running` is how many rows it holds, `silent_s` how long it has said nothing."""
+
+    id: str
+    object: Literal["worker"] = "worker"
+    name: str
+    role: str
+    host: str
+    pid: int
+    model: str | None
+    device: str | None
+    slots: int
+    running: int
+    alive: bool
+    started_at: Time
+    ended_at: MaybeTime
+    end_reason: str | None
+    silent_s: float
+    info: dict[str, Any]
+
+
+class _ListBody(BaseModel):
+    object: Literal["list"] = "list"
+    has_more: bool = False
+
+
+class JobList(_ListBody):
+    """Some jobs, newest first; ask again with `after=<last_id>` while `has_more`."""
+
+    data: list[JobBody]
+    first_id: str | None
+    last_id: str | None
+
+
+class DocumentList(_ListBody):
+    """Some documents, newest first; `jobs` is left empty here."""
+
+    data: list[DocumentBody]
+    first_id: str | None
+    last_id: str | None
+
+
+class AttemptList(_ListBody):
+    """All ended tries of a job, oldest first."""
+
+    data: list[AttemptBody]
+
+
+class ModelList(_ListBody):
+    """All models."""
+
+    data: list[ModelBody]
+
+
+class WorkerList(_ListBody):
+    """Workers alive, and those that ended in the last hour."""
+
+    data: list[WorkerBody]
+
+
+class WaitingBody(BaseModel):
+    """What waits and runs of a kind of work, a model and a class. `oldest_s`: age of the oldest waiting."""
+
+    kind: str
+    model: str
+    job_class: JobClass = Field(serialization_alias="class")
+    waiting: int
+    running: int
+    oldest_s: float | None
+
+
+class MinuteBody(BaseModel):
+    """What happened in the minute that began at `minute`, all models together."""
+
+    minute: Time
+    submitted: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    quarantined: int
+    retried: int
+    lost: int
+    prompt_tokens: int
+    completion_tokens: int
+    images: int
+
+
+class OverviewBody(BaseModel):
+    """The numbers of this tenant; workers are the installation's. Minutes without anything are left out."""
+
+    object: Literal["overview"] = "overview"
+    preparing: int
+    queued: int
+    running: int
+    rendering: int
+    oldest_waiting_s: float | None
+    succeeded_last_hour: int
+    failed_last_hour: int
+    images_per_s: float
+    tokens_per_s: float
+    jobs_per_s: float
+    waiting: list[WaitingBody]
+    minutes: list[MinuteBody]
+    workers: list[WorkerBody]
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Check(BaseModel):
+    """One part. `reason` says what is wrong and what to do, where something is."""
+
+    ok: bool
+    reason: str | None = None
+
+
+class Readiness(BaseModel):
+    """Whether work that is submitted now is done now. `degraded`: it is, but slower or not all of it."""
+
+    status: Literal["ready", "degraded", "unready"]
+    checks: dict[str, Check]

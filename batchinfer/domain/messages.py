@@ -1,0 +1,189 @@
+"""Messages as OpenAI writes them, made canonical: texts, and places that count into a list of uploads."""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.domain.fields import (
+    join,
+    read_list,
+    read_object,
+    read_text,
+    read_word,
+    refuse,
+    refuse_unknown,
+    require,
+    show,
+)
+from batchinfer.errors import BadImage
+
+if TYPE_CHECKING:
+    from batchinfer.domain.limits import Limits
+
+ROLES = ("system", "user", "assistant")
+PARTS = ("text", "image_url", "file")
+DETAILS = ("auto", "low", "high", "original")
+MAX_MESSAGES, MAX_PARTS, MAX_FILENAME_CHARS = 256, 1024, 255
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Bytes as a user sent them, unopened. `param` is the dotted path that errors about them name."""
+
+    data: bytes
+    filename: str | None
+    param: str
+
+
+@dataclass
+class _Reading:
+    """What the messages read so far hold, against the limits."""
+
+    limits: Limits
+    uploads: list[Upload] = field(default_factory=list)
+    chars: int = 0
+    parts: int = 0
+    asks: bool = False
+
+    def add_text(self, text: str, at: str, role: str) -> dict[str, Any]:
+        self.chars += len(text)
+        if self.chars > self.limits.max_prompt_chars:
+            refuse(
+                at,
+                f"makes the texts longer than {self.limits.max_prompt_chars:,} characters.",
+                "prompt_too_long",
+            )
+        self.asks |= role == "user" and bool(text.strip())
+        return {"type": "text", "text": text}
+
+    def add_upload(self, upload: Upload) -> dict[str, Any]:
+        check_upload_count(len(self.uploads) + 1, upload.param, self.limits)
+        if not upload.data:
+            refuse_empty(upload.param)
+        self.uploads.append(upload)
+        self.asks = True
+        return {"type": "image", "index": len(self.uploads) - 1}
+
+
+def parse_messages(value: object, limits: Limits) -> tuple[tuple[dict[str, Any], ...], tuple[Upload, ...]]:
+    """Canonical messages, and the uploads that their image parts count into. Raises BadRequest, BadImage."""
+    messages = read_list(value, "messages")
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        refuse("messages", f"must have from 1 to {MAX_MESSAGES} entries.")
+    reading = _Reading(limits)
+    canonical = tuple(_parse_message(message, join("messages", i), reading) for i, message in enumerate(messages))
+    if not reading.asks:
+        refuse(
+            "messages",
+            "ask nothing: send a user message with a text or a picture.",
+            "missing_required_parameter",
+        )
+    return canonical, tuple(reading.uploads)
+
+
+def _parse_message(value: object, at: str, reading: _Reading) -> dict[str, Any]:
+    message = read_object(value, at)
+    refuse_unknown(message, {"role", "content"}, at)
+    role = read_word(require(message, "role", "Say system, user or assistant.", at), join(at, "role"), ROLES)
+    where = join(at, "content")
+    content = require(message, "content", "Send a text or a list of parts.", at)
+    if isinstance(content, str):
+        return {"role": role, "content": [reading.add_text(content, where, role)]}
+    if not isinstance(content, list):
+        refuse(where, "must be a text or a list of parts.", "invalid_type")
+    reading.parts += len(content)
+    if not content or reading.parts > MAX_PARTS:
+        refuse(where, f"must have a part, and all messages together at most {MAX_PARTS}.")
+    return {
+        "role": role,
+        "content": [_parse_part(part, join(where, i), role, reading) for i, part in enumerate(content)],
+    }
+
+
+def _parse_part(value: object, at: str, role: str, reading: _Reading) -> dict[str, Any]:
+    part = read_object(value, at)
+    kind = read_word(require(part, "type", "Say text, image_url or file.", at), join(at, "type"), PARTS)
+    refuse_unknown(part, {"type", kind}, at)
+    inner, where = require(part, kind, _REMEDIES[kind], at), join(at, kind)
+    if kind == "text":
+        text = read_text(inner, where, max_chars=reading.limits.max_prompt_chars, allow_empty=True)
+        return reading.add_text(text, where, role)
+    if role != "user":
+        refuse(where, "may stand in a user message only.")
+    upload = _parse_image_url(inner, where) if kind == "image_url" else _parse_file(inner, where)
+    return reading.add_upload(upload)
+
+
+_REMEDIES = {
+    "text": "Send the text.",
+    "image_url": 'Send {"url": "data:image/png;base64,..."}.',
+    "file": 'Send {"filename": "...", "file_data": "data:application/pdf;base64,..."}.',
+}
+
+
+def _parse_image_url(value: object, at: str) -> Upload:
+    image = read_object(value, at)
+    refuse_unknown(image, {"url", "detail"}, at)
+    if image.get("detail") is not None:
+        read_word(image["detail"], join(at, "detail"), DETAILS)
+    where = join(at, "url")
+    url = require(image, "url", "Send a data URL: data:image/png;base64,...", at)
+    return Upload(decode_data_url(url, where), None, where)
+
+
+def _parse_file(value: object, at: str) -> Upload:
+    file = read_object(value, at)
+    refuse_unknown(file, {"filename", "file_data"}, at)
+    where = join(at, "file_data")
+    data = decode_data_url(require(file, "file_data", "Send a data URL: data:application/pdf;base64,...", at), where)
+    name = file.get("filename")
+    return Upload(
+        data,
+        None if name is None else read_text(name, join(at, "filename"), max_chars=MAX_FILENAME_CHARS),
+        where,
+    )
+
+
+def decode_data_url(value: object, at: str) -> bytes:
+    """The bytes of a data URL. What it says of their type is not believed: the first bytes decide later.
+
+    Raises BadImage `invalid_image_url`, `invalid_base64_image` or `empty_image_file`.
+    """
+    if not isinstance(value, str):
+        refuse(at, "must be a text: data:image/png;base64,...", "invalid_type")
+    scheme = value[:8].lower()
+    if scheme.startswith(("http:", "https:")):
+        raise BadImage(
+            f"`{at}` is an address, and fetching is off. Send the bytes: data:image/png;base64,...",
+            code="invalid_image_url", param=at,
+        )  # fmt: skip
+    head, comma, payload = value.partition(",")
+    if not scheme.startswith("data:") or not comma or not head[:256].lower().endswith(";base64"):
+        raise BadImage(
+            f"`{at}` must be a data URL with base64, data:image/png;base64,..., not `{show(value)[:24]}`.",
+            code="invalid_image_url", param=at,
+        )  # fmt: skip
+    try:
+        data = binascii.a2b_base64(payload, strict_mode=True)
+    except ValueError:  # binascii.Error is one; a character outside ASCII raises the plain one
+        raise BadImage(
+            f"`{at}` holds what is not base64. Use A-Z a-z 0-9 + / with padding, without line breaks.",
+            code="invalid_base64_image", param=at,
+        ) from None  # fmt: skip
+    return data or refuse_empty(at)
+
+
+def refuse_empty(at: str) -> bytes:
+    """Raise BadImage `empty_image_file`: no bytes at all."""
+    raise BadImage(f"`{at}` is empty: 0 bytes. Send the whole file.", code="empty_image_file", param=at)
+
+
+def check_upload_count(count: int, at: str, limits: Limits) -> None:
+    """Refuse more files than a request may bring. Raises BadImage `too_many_images`."""
+    if count > limits.max_images:
+        raise BadImage(
+            f"`{at}` is one file too many: a request may bring {limits.max_images}. Send several jobs.",
+            code="too_many_images", param=at,
+        )  # fmt: skip

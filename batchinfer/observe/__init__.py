@@ -1,0 +1,3 @@
+"""Seeing what happens: logs, and the clock."""
+
+from __future__ import annotations

@@ -1,0 +1,46 @@
+"""The web application: `gunicorn 'batchinfer.web:create_app()'`. Mounts the API and the admin pages.
+
+Without gunicorn's --preload, so that every process opens its own connections after the fork.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import redirect, url_for
+from flask_openapi.openapi import OpenAPI
+
+from batchinfer.admin import register_admin
+from batchinfer.api import register_api
+from batchinfer.api.openapi import DOCUMENT
+from batchinfer.api.queries import refuse_query
+from batchinfer.api.schemas import ErrorBody
+from batchinfer.observe.logs import configure_logging
+from batchinfer.services.context import open_context
+from batchinfer.settings import load_settings
+
+if TYPE_CHECKING:
+    from batchinfer.services.context import Context
+    from batchinfer.settings import Settings
+
+
+def create_app(settings: Settings | None = None, context: Context | None = None) -> OpenAPI:
+    """The application. Reads the environment and opens the context where they are not passed in.
+
+    Nothing connects before the first request that needs it. Raises SettingsError.
+    """
+    if context is None:
+        settings = settings or load_settings()
+        configure_logging(settings, "web")
+        context = open_context(settings, name="batchinfer web")
+    app = OpenAPI(
+        "batchinfer",
+        static_folder=None,
+        validation_error_model=ErrorBody,
+        validation_error_callback=refuse_query,
+        **DOCUMENT,
+    )
+    register_api(app, context)
+    register_admin(app, context)
+    app.add_url_rule("/", "root", lambda: redirect(url_for("admin.show_overview")))
+    return app

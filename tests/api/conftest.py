@@ -1,0 +1,134 @@
+"""The application with its test client, a second tenant, and a stand-in for a worker."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+from sqlalchemy import text
+
+from batchinfer.domain.ids import new_id
+from batchinfer.domain.jobs import Usage
+from batchinfer.services import keys, models, work
+from batchinfer.services.context import SCOPES
+from batchinfer.store.claims import Outcome
+from batchinfer.web import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
+
+    from flask.testing import FlaskClient
+    from flask_openapi.openapi import OpenAPI
+
+    from batchinfer.services.context import Context
+
+MODEL = "org/reader"
+
+
+@pytest.fixture
+def app(context: Context) -> OpenAPI:
+    """The application on the test's own context."""
+    made = create_app(context=context)
+    made.testing = False  # errors are answered as in production
+    return made
+
+
+@pytest.fixture
+def make_client(app: OpenAPI) -> Callable[[str | None], FlaskClient]:
+    """A client that sends this token with every request; None sends none."""
+
+    def make(token: str | None) -> FlaskClient:
+        client = app.test_client()
+        if token is not None:
+            client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+        return client
+
+    return make
+
+
+@pytest.fixture
+def client(make_client: Callable[[str | None], FlaskClient], api_key: str, model: str) -> FlaskClient:
+    """Whose key has all scopes; `model` is there."""
+    return make_client(api_key)
+
+
+@pytest.fixture
+def anonymous(make_client: Callable[[str | None], FlaskClient]) -> FlaskClient:
+    """Who sends no key."""
+    return make_client(None)
+
+
+@pytest.fixture
+def stranger(make_client: Callable[[str | None], FlaskClient], context: Context) -> FlaskClient:
+    """A client of another tenant, with all scopes."""
+    tenant_id = new_id()
+    with context.db.transaction() as tx:
+        tx.execute(text("INSERT INTO tenants (id, name) VALUES (:id, 'strangers')"), {"id": tenant_id})
+    _, token = keys.create_key(context, "stranger", SCOPES, tenant_id=tenant_id)
+    return make_client(token)
+
+
+@pytest.fixture
+def model(context: Context, api_key: str) -> str:
+    """The name of a registered model, with a slash as names on hubs have."""
+    models.register_model(context, MODEL, "models/reader", "rev1")
+    return MODEL
+
+
+@pytest.fixture
+def ask(model: str) -> Callable[..., dict[str, Any]]:
+    """The body of a job without pictures."""
+
+    def make(content: Any = "hello", **fields: Any) -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    """A small picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(file, "PNG")
+    return file.getvalue()
+
+
+@dataclass
+class Worker:
+    """Claims jobs and answers them, as a model worker does, without a model."""
+
+    context: Context
+    lease_id: UUID
+
+    def answer_all(self, answer: str = "done") -> int:
+        """Answer what is ready; how many."""
+        claims = work.claim(self.context, lease_id=self.lease_id, kinds=[work.INFER], model=MODEL, limit=100)
+        outcomes = [
+            Outcome(
+                id=claim.id,
+                attempt=claim.attempt,
+                text=answer,
+                finish_reason="stop",
+                usage=Usage(prompt_tokens=3, completion_tokens=2),
+                model=MODEL,
+                revision="rev1",
+                engine="fake",
+                timings={"prefill": 0.5},
+            )
+            for claim in claims
+        ]
+        return len(work.complete_group(self.context, self.lease_id, outcomes).completed) if outcomes else 0
+
+
+@pytest.fixture
+def worker(context: Context, model: str) -> Iterator[Worker]:
+    """A model worker that is alive."""
+    lease_id = work.open_lease(
+        context, role="model", worker="w1", host="here", pid=1, model=model, device="cpu", slots=8
+    )
+    yield Worker(context, lease_id)
+    work.end_lease(context, lease_id, "the test is over")

@@ -1,0 +1,115 @@
+"""Keys: every route under /v1 wants one, whatever is wrong with it answers alike, and scopes hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from batchinfer.api.openapi import make_document
+from batchinfer.services import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask.testing import FlaskClient
+    from flask_openapi.openapi import OpenAPI
+
+    from batchinfer.services.context import Context
+
+ID = "0192f1c07d6a7b3e8f00c0ffee00c0de"
+
+
+def operations(app: OpenAPI) -> list[tuple[str, str]]:
+    """Method and path of every operation under /v1, from the OpenAPI document."""
+    filled = {"{job_id}": f"job_{ID}", "{document_id}": f"doc_{ID}", "{model}": "m"}
+    found = []
+    for path, methods in make_document(app)["paths"].items():
+        if not path.startswith("/v1"):
+            continue
+        for placeholder, value in filled.items():
+            path = path.replace(placeholder, value)  # noqa: PLW2901
+        found += [(method.upper(), path) for method in methods]
+    return found
+
+
+def strip(response: Any) -> dict[str, Any]:
+    """An error without what differs from request to request."""
+    return {name: value for name, value in response.json.items() if name not in {"request_id", "instance"}}
+
+
+def test_every_route_wants_a_key(app: OpenAPI, anonymous: FlaskClient, context: Context, api_key: str) -> None:
+    wrong = "bi_" + "x" * 8 + "_" + "y" * 43
+    headers = [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": f"Basic {api_key}"},
+        {"Authorization": f"Bearer {wrong}"},
+        {"Authorization": f"Bearer {api_key}x"},
+        {"Authorization": f"Bearer {api_key[:-1]}"},
+        {"Authorization": f"Bearer {api_key}, {api_key}"},
+        {"Authorization": "Bearer bi_\xff\xfe"},
+    ]
+    routes = operations(app)
+    assert len(routes) >= 11
+    answers = [anonymous.open(path, method=method, headers=sent) for method, path in routes for sent in headers]
+    assert {answer.status_code for answer in answers} == {401}
+    assert all(strip(answer) == strip(answers[0]) for answer in answers)
+    assert answers[0].json["error"]["code"] == "invalid_api_key"
+    assert answers[0].headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_key_is_known_whatever_the_case_of_the_scheme(anonymous: FlaskClient, api_key: str) -> None:
+    answer = anonymous.get("/v1/jobs", headers={"Authorization": f"bearer {api_key}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
+def test_a_key_that_ended_answers_as_one_that_never_was(
+    client: FlaskClient, anonymous: FlaskClient, context: Context, column: str
+) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+    with context.db.transaction() as tx:
+        tx.execute(text(f"UPDATE api_keys SET {column} = now() - interval '1 second'"))  # noqa: S608
+    answer = client.get("/v1/jobs")
+    assert answer.status_code == 401
+    assert strip(answer) == strip(anonymous.get("/v1/jobs"))
+
+
+@pytest.mark.parametrize(
+    ("scope", "allowed"),
+    [
+        ("submit", {"POST /v1/jobs"}),
+        (
+            "read",
+            {
+                "GET /v1/jobs", "GET /v1/jobs/ID", "GET /v1/jobs/ID/attempts", "GET /v1/documents",
+                "GET /v1/documents/ID", "GET /v1/models", "GET /v1/models/ID", "GET /v1/workers",
+                "GET /v1/overview",
+            },
+        ),
+        ("cancel", {"POST /v1/jobs/ID/cancel", "POST /v1/documents/ID/cancel"}),
+    ],
+)  # fmt: skip
+def test_a_scope_opens_its_routes_and_no_others(
+    app: OpenAPI,
+    make_client: Callable[[str | None], FlaskClient],
+    context: Context,
+    api_key: str,
+    ask: Callable[..., dict[str, Any]],
+    scope: str,
+    allowed: set[str],
+) -> None:
+    client = make_client(keys.create_key(context, scope, [scope])[1])
+    opened = set()
+    for method, path in operations(app):
+        body = {"json": ask()} if path == "/v1/jobs" and method == "POST" else {}
+        answer = client.open(path, method=method, **body)
+        if answer.status_code == 403:
+            assert answer.json["error"]["code"] == "insufficient_scope"
+        else:
+            name = path.replace(f"job_{ID}", "ID").replace(f"doc_{ID}", "ID").replace("/m", "/ID")
+            opened.add(f"{method} {name.replace('/IDodels', '/models')}")
+    assert opened == allowed

@@ -1,0 +1,82 @@
+"""Two tenants see nothing of each other, on any route that takes an id: found in the OpenAPI document."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.api.openapi import make_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask.testing import FlaskClient
+    from flask_openapi.openapi import OpenAPI
+
+#: Models are the installation's, not a tenant's.
+SHARED = {"model"}
+NOBODYS = "0192f1c07d6a7b3e8f00c0ffee00c0de"
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two errors differ in nothing but the request they answer."""
+    assert one.status_code == other.status_code
+    return all(one.json[name] == other.json[name] for name in ("error", "type", "title", "status", "detail"))
+
+
+def test_ids_of_another_tenant_are_not_there(
+    app: OpenAPI, client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
+) -> None:
+    job = client.post("/v1/jobs", json=ask()).json
+    document = client.post(
+        "/v1/jobs", data={"model": model, "prompt": "x", "file": (io.BytesIO(b"%PDF-1.7"), "a.pdf")}
+    ).json
+    ids = {"job_id": job["id"], "document_id": document["id"]}
+    seen = 0
+    for path, methods in make_document(app)["paths"].items():
+        names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+        if not names or set(names) <= SHARED:
+            continue
+        assert len(names) == 1, "this test must learn of a new kind of path"
+        name, thing = names[0], ids[names[0]]
+        for method in methods:
+            theirs = stranger.open(path.replace(f"{{{name}}}", thing), method=method)
+            nobodys = stranger.open(path.replace(f"{{{name}}}", thing[:4] + NOBODYS), method=method)
+            assert theirs.status_code == 404, f"{method} {path}"
+            assert same(theirs, nobodys), f"{method} {path}"
+            seen += 1
+    assert seen >= 5
+    assert client.get(f"/v1/jobs/{job['id']}").json["status"] == "queued"
+    assert client.get(f"/v1/documents/{document['id']}").json["status"] == "queued"
+
+
+def test_waiting_for_another_tenants_job_is_answered_at_once(
+    client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]]
+) -> None:
+    job = client.post("/v1/jobs", json=ask()).json
+    assert stranger.get(f"/v1/jobs/{job['id']}?wait=20").status_code == 404
+
+
+def test_lists_and_numbers_hold_only_ones_own(
+    client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
+) -> None:
+    job = client.post("/v1/jobs", json=ask()).json
+    form = {"model": model, "prompt": "x", "file": (io.BytesIO(b"%PDF-1.7"), "a.pdf")}
+    document = client.post("/v1/jobs", data=form).json
+    assert stranger.get("/v1/jobs").json["data"] == []
+    assert stranger.get(f"/v1/jobs?after=job_{'f' * 32}").json["data"] == []
+    assert stranger.get(f"/v1/jobs?document={document['id']}").json["data"] == []
+    assert stranger.get("/v1/documents").json["data"] == []
+    numbers = stranger.get("/v1/overview").json
+    assert (numbers["queued"], numbers["rendering"], numbers["waiting"]) == (0, 0, [])
+    assert client.get("/v1/jobs").json["data"][0]["id"] == job["id"]
+
+
+def test_an_idempotency_key_is_ones_own(
+    client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]]
+) -> None:
+    headers = {"Idempotency-Key": "same"}
+    mine = client.post("/v1/jobs", json=ask(), headers=headers)
+    theirs = stranger.post("/v1/jobs", json=ask("something else"), headers=headers)
+    assert (mine.status_code, theirs.status_code) == (202, 202)
+    assert mine.json["id"] != theirs.json["id"]
