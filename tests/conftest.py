@@ -1,0 +1,236 @@
+"""Real servers for every test: embedded Postgres and Valkey, or those that two environment variables name.
+
+`make test-external` sets BATCHINFER_DATABASE_URL (a role that may create databases) and BATCHINFER_REDIS_URL;
+then tests make databases named batchinfer_test_… there and drop them, and use an empty Redis database.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import redis
+from psycopg.conninfo import conninfo_to_dict
+
+from batchinfer.settings import Settings, load_settings
+from batchinfer.stack.postgres import EmbeddedPostgres
+from batchinfer.stack.valkey import EmbeddedValkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batchinfer.services.context import Caller, Context
+
+#: Read once, then taken out of the environment with every other setting: a test states what it needs.
+EXTERNAL_DATABASE = os.environ.get("BATCHINFER_DATABASE_URL")
+EXTERNAL_REDIS = os.environ.get("BATCHINFER_REDIS_URL")
+#: Servers of this machine that are none of our business: Postgres, RabbitMQ, Redis; unless they were named.
+FOREIGN_PORTS = {5432, 5672, 6379}
+if EXTERNAL_DATABASE and EXTERNAL_REDIS:
+    FOREIGN_PORTS -= {urlsplit(EXTERNAL_DATABASE).port or 5432, urlsplit(EXTERNAL_REDIS).port or 6379}
+SCOPES = ["submit", "read", "cancel", "fetch", "launch", "admin"]
+
+
+def pytest_configure() -> None:
+    for name in [name for name in os.environ if name.startswith("BATCHINFER_")]:
+        del os.environ[name]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The two servers of this run; `database_url` names the database from which others are made."""
+
+    database_url: str
+    redis_url: str
+    external: bool
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Started once a run, or those that the environment names."""
+    if EXTERNAL_DATABASE and EXTERNAL_REDIS:
+        yield Servers(EXTERNAL_DATABASE, EXTERNAL_REDIS, external=True)
+        return
+    home = tmp_path_factory.mktemp("servers")
+    postgres, valkey = EmbeddedPostgres(home, fsync=False), EmbeddedValkey(home)
+    with ExitStack() as stack:
+        stack.callback(valkey.stop)
+        stack.callback(postgres.stop)
+        valkey.launch()
+        postgres.start()
+        valkey.wait_ready()
+        yield Servers(postgres.url, valkey.url, external=False)
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """The name of a migrated, empty database from which each test's own is copied."""
+    with _new_database(servers.database_url) as name:
+        migrate(_with_database(servers.database_url, name))
+        yield name
+
+
+@pytest.fixture
+def database_url(servers: Servers, template: str) -> Iterator[str]:
+    """A migrated database of this test's own, as postgresql://…"""
+    with _new_database(servers.database_url, template) as name:
+        yield _with_database(servers.database_url, name)
+
+
+@pytest.fixture
+def empty_database_url(servers: Servers) -> Iterator[str]:
+    """A database of this test's own without a single table."""
+    with _new_database(servers.database_url) as name:
+        yield _with_database(servers.database_url, name)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> Iterator[str]:
+    """An empty Redis database of this test's own."""
+    number = _find_empty_redis(servers.redis_url) if servers.external else next(_numbers) % 16
+    url = _with_database(servers.redis_url, str(number))
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        yield url
+        client.flushdb()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a fresh installation: own database, own Redis database, home in the test's folder."""
+    return load_settings(
+        home=tmp_path / "home",
+        database_url=database_url,
+        redis_url=redis_url,
+        secret_key=secrets.token_urlsafe(32),
+    )
+
+
+@pytest.fixture
+def context(settings: Settings) -> Iterator[Context]:
+    """What every service function takes first."""
+    from batchinfer.services.context import open_context
+
+    opened = open_context(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def api_key(context: Context) -> str:
+    """A fresh API key of the default tenant with all scopes, as a client sends it."""
+    from batchinfer.services.keys import create_key, ensure_default_tenant
+
+    ensure_default_tenant(context)
+    return create_key(context, "tests", SCOPES)[1]
+
+
+@pytest.fixture
+def caller(context: Context, api_key: str) -> Caller:
+    """Who calls with `api_key`."""
+    from batchinfer.services.keys import authenticate
+
+    return authenticate(context, api_key)
+
+
+@pytest.fixture(autouse=True)
+def only_our_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to servers of this machine that happen to listen on the usual ports."""
+
+    def guard_socket(name: str) -> None:
+        original = getattr(socket.socket, name)
+
+        def connect(self: socket.socket, address: Any) -> Any:
+            if isinstance(address, tuple) and address[1] in FOREIGN_PORTS:
+                pytest.fail(f"a test tried to connect to {address[0]}:{address[1]}, which is no server of this run")
+            return original(self, address)
+
+        monkeypatch.setattr(socket.socket, name, connect)
+
+    guard_socket("connect")
+    guard_socket("connect_ex")
+    original = psycopg.Connection.connect
+
+    def connect(conninfo: str = "", **options: Any) -> Any:  # libpq opens its own sockets
+        port = int(options.get("port") or conninfo_to_dict(conninfo).get("port") or 5432)
+        if port in FOREIGN_PORTS:
+            pytest.fail(f"a test tried to connect to Postgres on port {port}, which is no server of this run")
+        return original(conninfo, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
+    monkeypatch.setattr(psycopg, "connect", connect)
+
+
+def migrate(url: str) -> None:
+    """Bring an empty database to the newest schema, as `batchinfer migrate` does."""
+    try:
+        from batchinfer.store.migrate import upgrade
+    except ModuleNotFoundError:
+        _create_all(url)
+    else:
+        upgrade(url)
+
+
+def _create_all(url: str) -> None:
+    import sqlalchemy
+
+    from batchinfer.store.tables import metadata
+
+    engine = sqlalchemy.create_engine("postgresql+psycopg://" + url.split("://", 1)[1])
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        for table in ("jobs", "results", "attempts"):
+            connection.execute(sqlalchemy.text(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT"))
+    engine.dispose()
+
+
+class _new_database:  # noqa: N801 - used like a function
+    """A context manager: create a database, yield its name, drop it with whoever is still connected."""
+
+    def __init__(self, admin_url: str, template: str | None = None) -> None:
+        self.admin_url = admin_url
+        self.name = f"batchinfer_test_{secrets.token_hex(6)}"
+        self.template = template
+
+    def __enter__(self) -> str:
+        copy = f' TEMPLATE "{self.template}"' if self.template else ""
+        self._run(f'CREATE DATABASE "{self.name}"{copy}')
+        return self.name
+
+    def __exit__(self, *_: object) -> None:
+        self._run(f'DROP DATABASE "{self.name}" WITH (FORCE)')
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def _find_empty_redis(url: str) -> int:
+    """The highest-numbered empty database of 15…0. A server whose databases are all in use is left alone."""
+    for number in range(15, -1, -1):
+        try:
+            with redis.Redis.from_url(_with_database(url, str(number))) as client:
+                if client.dbsize() == 0:
+                    return number
+        except redis.ResponseError:
+            continue  # a server with fewer databases
+    pytest.exit(
+        "No empty database on the server of BATCHINFER_REDIS_URL: tests flush only what was empty.",
+        returncode=2,
+    )
