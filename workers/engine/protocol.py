@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 Finish = Literal["stop", "length", "cancelled", "expired", "error"]
 
 
-class Refused(Exception):  # noqa: N818 - the field's word for it
+class Refused(Exception):
     """Raised by `submit` for what can never run, with a stable code and a sentence that says what to do."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -1,0 +1,126 @@
+"""What engines over a real model share: requests are made ready on threads of their own, ahead of the step loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from workers.engine.constrain import Grammar, GrammarCompiler
+from workers.engine.lifecycle import ThreadedEngine
+from workers.engine.loader import LoadedModel
+from workers.engine.prepared import Prepared
+from workers.engine.processing import Rendered, UnpreparableError
+from workers.engine.protocol import Done, EngineFailure, Refused, TokenUsage
+from workers.engine.rows import Row
+from workers.engine.sampling import RowSampler
+from workers.engine.tickets import Ticket
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Plan:
+    """How far a waiting request is: rendered, in preparation, then ready or failed."""
+
+    rendered: Rendered
+    taken: bool = False
+    prepared: Prepared | None = None
+    grammar: Grammar | None = None
+    failure: EngineFailure | None = None
+    #: How often it began again because a step failed.
+    restarts: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Prepared or failed."""
+        return self.prepared is not None or self.failure is not None
+
+
+class PreparingEngine(ThreadedEngine):
+    """`preparers` threads prepare up to twice as many requests ahead as there are slots."""
+
+    def __init__(self, loaded: LoadedModel, *, slots: int, preparers: int, max_images: int) -> None:
+        super().__init__(slots=slots, context_tokens=loaded.context_tokens, max_images=max_images)
+        self._loaded = loaded
+        self._vocabulary: int = loaded.model.get_output_embeddings().weight.shape[0]
+        self._grammars: GrammarCompiler | None = None
+        self._preparers = [
+            threading.Thread(target=self._prepare_all, name=f"engine-prepare-{number}", daemon=True)
+            for number in range(preparers)
+        ]
+        for thread in (self._thread, *self._preparers):
+            thread.start()
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        return self._loaded.name, self._loaded.revision
+
+    def _accept(self, ticket: Ticket) -> None:
+        ticket.plan = Plan(self._loaded.processing.render(ticket.request))
+
+    def _prepare_all(self) -> None:
+        while ticket := self._take_unprepared():
+            plan: Plan = ticket.plan
+            prepared, grammar, failure = None, None, None
+            try:
+                prepared = self._loaded.processing.prepare(ticket.request, plan.rendered, ticket.submitted_at)
+                grammar = self._compile(ticket)
+            except UnpreparableError as error:
+                failure = error.failure
+            except Refused as error:
+                failure = EngineFailure(error.code, error.message)
+            except Exception:
+                _log.exception("preparing request %s failed", ticket.id)
+                failure = EngineFailure("preparing_failed", "The request could not be prepared.")
+            with self._changed:
+                plan.prepared, plan.grammar, plan.failure = prepared, grammar, failure
+                self._moved()
+                self._changed.notify_all()
+
+    def _compile(self, ticket: Ticket) -> Grammar | None:
+        return self._grammars.compile(ticket.request.response_format) if self._grammars else None
+
+    def _take_unprepared(self) -> Ticket | None:
+        """The most urgent request that nobody prepares, among those that can run soon. None at the end."""
+        with self._changed:
+            while not self._closing:
+                soon = self._by_urgency()[: 2 * self.slots]
+                ticket = next((ticket for ticket in soon if not ticket.plan.taken), None)
+                if ticket:
+                    ticket.plan.taken = True
+                    return ticket
+                self._changed.wait()
+        return None
+
+    def _ready(self) -> list[Ticket]:
+        """What is prepared and waits, the most urgent first."""
+        return [ticket for ticket in self._by_urgency() if ticket.plan.prepared]
+
+    def _end_unpreparable(self) -> None:
+        with self._changed:
+            failed = [ticket for ticket in self._waiting.values() if ticket.plan.failure]
+        for ticket in failed:
+            usage = TokenUsage(images=len(ticket.request.images))
+            timings = {"waiting": time.monotonic() - ticket.submitted_at}
+            self._finish(ticket, Done(ticket.id, "", "error", ticket.plan.failure, usage, timings=timings))
+
+    def _new_row(self, ticket: Ticket) -> Row:
+        """A fresh row; what the request streamed before a restart is not streamed again."""
+        item: Prepared = ticket.plan.prepared
+        sampler = RowSampler.for_request(
+            item.request.sampling,
+            item.prompt_ids,
+            vocabulary=self._vocabulary,
+            device=self._loaded.model.device,
+        )
+        ticket.mute(ticket.sent)
+        grammar = ticket.plan.grammar.fresh() if ticket.plan.grammar else None
+        return Row(ticket, item, sampler, self._loaded.processing.decode, grammar)
+
+    def _put_back(self, ticket: Ticket) -> None:
+        """A started request waits again; its preparation is kept."""
+        with self._changed:
+            if self._inside.get(ticket.id) is ticket:
+                self._waiting[ticket.id] = ticket
