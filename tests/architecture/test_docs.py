@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_setting_is_listed_with_its_default_and_meaning() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
-    rows = {name: (default, meaning) for name, default, meaning in re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", page, re.M)}
+    rows = {
+        name: (default, meaning)
+        for name, default, meaning in re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    }
     expected = {}
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else f"`{field.default}`"
@@ -23,7 +26,7 @@ def test_every_setting_is_listed_with_its_default_and_meaning() -> None:
 
 
 def test_every_verb_of_the_makefile_that_the_readme_names_exists() -> None:
-    verbs = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+    verbs = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert {"demo", "test"} <= named <= verbs
 
