@@ -147,6 +147,7 @@ jobs = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     Column("error", JSONB),
     _time("created_at", nullable=False, now=True), _time("started_at"), _time("finished_at"), _time("expires_at"),
+    Index("ix_jobs_tenant", "tenant_id", "id"),
     Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
     Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
     postgresql_partition_by="RANGE (id)",
@@ -201,7 +202,7 @@ queue = Table(
     Column("lease_id", Uuid), _time("leased_at"),
     _time("available_at", nullable=False, now=True), _time("expires_at"),
     _time("created_at", nullable=False, now=True),
-    Index("ix_queue_ready", "kind", "model", "rank", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_queue_ready", "kind", "model", "tenant_id", "rank", "id", postgresql_where=text("state = 'queued'")),
     Index("ix_queue_lease", "lease_id", postgresql_where=text("state = 'running'")),
     Index("ix_queue_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
@@ -263,6 +264,8 @@ minutes = Table(
     Column("tenant_id", Uuid, primary_key=True),
     Column("model", Text, primary_key=True),
     Column("minute", DateTime(timezone=True), primary_key=True),
+    #: Sessions that count at once count in different rows, or each would wait for the other's commit; readers add up.
+    Column("shard", SmallInteger, primary_key=True, server_default="0"),
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
                    "prompt_tokens", "completion_tokens", "images")),
@@ -275,4 +278,3 @@ ticks = Table(
     _version(),
     _time("ticked_at", nullable=False, now=True),
 )  # fmt: skip
-

@@ -1,0 +1,203 @@
+"""A user's verbs for jobs: submit, get, wait, list, cancel, release."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from batchinfer.domain.ids import JOB, new_id, show_id
+from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.errors import Conflict, NotFound
+from batchinfer.services import documents, models
+from batchinfer.services.context import Page
+from batchinfer.services.files import find_document_type, store_uploads
+from batchinfer.services.replay import Replayed, find_replay, take_key
+from batchinfer.services.requests import build_prompt, find_expiry
+from batchinfer.store import endings, files, queue
+from batchinfer.store import jobs as store
+from batchinfer.store.claims import INFER, PREPARE
+from batchinfer.store.events import Event, record
+from batchinfer.store.minutes import Tally
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batchinfer.domain.documents import Document
+    from batchinfer.domain.jobs import Attempt, Job
+    from batchinfer.domain.prompts import JobRequest
+    from batchinfer.services.context import Caller, Context, Idempotency
+    from batchinfer.store.files import Blob
+    from batchinfer.store.session import Transaction
+
+#: Who waits looks this often by himself, should the bell be lost.
+_LOOK_S = 1.0
+
+
+def submit(
+    ctx: Context, caller: Caller, request: JobRequest, idempotency: Idempotency | None = None
+) -> tuple[Job | Document, bool]:
+    """Store a request and announce it. Answers the job (or, for one PDF or TIFF, the document) and whether it is a
+    replay of an earlier request with the same key.
+
+    Raises NotFound (code model_not_found), Unsupported (415), BadRequest (a document beside other files), BadImage
+    (an empty file), KeyReused, Forbidden, Unavailable.
+    """
+    caller.require("submit")
+    with ctx.db.transaction() as tx:
+        found = find_replay(tx, caller, idempotency)
+        if found is None:
+            models.require_model(tx, request.model)
+    if found is not None:
+        return _replay(ctx, caller, found.resource, found.resource_id), True
+    media_type = find_document_type(request.uploads)
+    try:
+        if media_type is not None:
+            return documents.submit_document(ctx, caller, request, media_type, idempotency), False
+        return _submit_job(ctx, caller, request, idempotency), False
+    except Replayed as replay:
+        return _replay(ctx, caller, replay.found.resource, replay.found.resource_id), True
+
+
+def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: Idempotency | None) -> Job:
+    blobs = store_uploads(ctx, caller.tenant_id, request.uploads)
+    job_id = new_id()
+    with ctx.db.transaction() as tx:
+        take_key(ctx, tx, caller, idempotency, "job", job_id)
+        _insert(tx, caller, request, job_id, blobs)
+        job = store.find_job(tx, caller.tenant_id, job_id)
+    if blobs:
+        ctx.announcer.announce_cpu([job_id])
+    else:
+        ctx.announcer.announce(request.model, request.job_class, [job_id])
+    return _require(job)
+
+
+def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> None:
+    expires_at = find_expiry(request)
+    job = store.NewJob(
+        id=job_id,
+        tenant_id=caller.tenant_id,
+        model=request.model,
+        job_class=request.job_class,
+        prompt=build_prompt(request, blobs),
+        metadata=request.metadata,
+        expires_at=expires_at,
+    )
+    files.record_blobs(tx, caller.tenant_id, blobs)
+    store.insert_jobs(tx, [job])
+    kind = PREPARE if blobs else INFER
+    entry = queue.Entry(job_id, kind, caller.tenant_id, request.model, request.job_class, expires_at)
+    queue.enqueue(tx, [entry])
+    tally = Tally()
+    tally.count(caller.tenant_id, request.model, submitted=1)
+    tally.add(tx)
+
+
+def _replay(ctx: Context, caller: Caller, resource: str, resource_id: UUID) -> Job | Document:
+    if resource == "document":
+        return documents.find_own(ctx, caller, resource_id)
+    with ctx.db.transaction() as tx:
+        return _require(store.find_job(tx, caller.tenant_id, resource_id))
+
+
+def _require(job: Job | None) -> Job:
+    if job is None:
+        raise NotFound("No job with this id. It may have been removed after its time.", code="job_not_found")
+    return job
+
+
+def get_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
+    """The job. Raises NotFound."""
+    caller.require("read")
+    with ctx.db.transaction() as tx:
+        return _require(store.find_job(tx, caller.tenant_id, job_id))
+
+
+def wait_for_job(ctx: Context, caller: Caller, job_id: UUID, wait_s: float) -> Job:
+    """The job once it has ended, or as it stands after `wait_s` (capped by the setting max_wait_s). Raises NotFound."""
+    deadline = time.monotonic() + min(wait_s, ctx.settings.max_wait_s)
+    with ctx.bell.listening(job_id) as rung:
+        while True:
+            job = get_job(ctx, caller, job_id)
+            left_s = deadline - time.monotonic()
+            if job.state in TERMINAL or left_s <= 0:
+                return job
+            rung.wait(min(_LOOK_S, left_s))
+            rung.clear()
+
+
+def list_jobs(
+    ctx: Context,
+    caller: Caller,
+    *,
+    state: JobState | None = None,
+    model: str | None = None,
+    document_id: UUID | None = None,
+    before: UUID | None = None,
+    after: UUID | None = None,
+    limit: int = 20,
+) -> Page[Job]:
+    """Jobs, newest first. `after` goes on below that id (older ones), `before` ends just above it (newer ones)."""
+    caller.require("read")
+    with ctx.db.transaction() as tx:
+        found = store.list_jobs(
+            tx,
+            caller.tenant_id,
+            state=state,
+            model=model,
+            document_id=document_id,
+            before=before,
+            after=after,
+            limit=limit + 1,
+        )
+    return Page.cut(found, limit, backwards=before is not None)
+
+
+def cancel_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
+    """End a job that has not ended; one that was cancelled before answers the same.
+
+    Raises NotFound, Conflict (code job_not_cancellable) where it ended otherwise.
+    """
+    caller.require("cancel")
+    with ctx.db.transaction() as tx:
+        ended = endings.cancel(tx, caller.tenant_id, [job_id], actor=caller.actor)
+        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+    if ended:
+        ctx.bell.ring([job_id])
+        if ended[0].held:
+            ctx.control.cancel_jobs([job_id])
+    elif job.state is not JobState.CANCELLED:
+        raise Conflict(
+            f"Job {show_id(JOB, job_id)} has already ended as {job.state}. Only a job that has not ended can be "
+            "cancelled.",
+            code="job_not_cancellable",
+        )
+    return job
+
+
+def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
+    """Let a quarantined job run again. Raises NotFound, Conflict (code job_not_quarantined)."""
+    caller.require("admin")
+    with ctx.db.transaction() as tx:
+        released = store.release_quarantined(tx, caller.tenant_id, job_id)
+        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+        if released:
+            record(tx, [Event(caller.tenant_id, "job", job_id, "released", caller.actor)])
+    if not released:
+        raise Conflict(
+            f"Job {show_id(JOB, job_id)} is {job.state}. Only a quarantined job can be released.",
+            code="job_not_quarantined",
+        )
+    if job.state is JobState.PREPARING:
+        ctx.announcer.announce_cpu([job_id])
+    else:
+        ctx.announcer.announce(job.model, job.job_class, [job_id])
+    return job
+
+
+def list_attempts(ctx: Context, caller: Caller, job_id: UUID) -> list[Attempt]:
+    """The ended tries of a job, oldest first. Raises NotFound."""
+    caller.require("read")
+    with ctx.db.transaction() as tx:
+        _require(store.find_job(tx, caller.tenant_id, job_id))
+        return store.list_attempts(tx, job_id)

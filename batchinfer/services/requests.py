@@ -1,0 +1,48 @@
+"""A request as it is stored: the prompt that engines read, and when it expires."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchinfer.domain.prompts import JobRequest
+    from batchinfer.store.files import Blob
+
+_PLACE = {"type": "image", "index": 0}
+
+
+def build_prompt(request: JobRequest, blobs: Sequence[Blob]) -> dict[str, Any]:
+    """The prompt of a job: everything that an engine needs, and nothing else. `normal` is filled in by preparing."""
+    return {
+        "messages": [dict(message) for message in request.messages],
+        "images": [_image(blob, upload.param) for blob, upload in zip(blobs, request.uploads, strict=False)],
+        "sampling": dict(request.sampling),
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop),
+        "response_format": request.response_format,
+    }
+
+
+def _image(blob: Blob, param: str) -> dict[str, Any]:
+    """A picture as it was sent; `param` is the user's field, for an error that is found when it is opened."""
+    return {"sha256": blob.sha256, "media_type": blob.media_type, "param": param, "normal": None}
+
+
+def build_page_prompt(request: JobRequest) -> dict[str, Any]:
+    """The prompt of each page of a document: one place for its picture, where the file stood, else after the text."""
+    prompt = build_prompt(request, ())
+    messages = [{**message, "content": list(message["content"])} for message in prompt["messages"]]
+    if not any(part["type"] == "image" for message in messages for part in message["content"]):
+        last = next(message for message in reversed(messages) if message["role"] == "user")
+        last["content"].append(_PLACE)
+    return {**prompt, "messages": messages}
+
+
+def find_expiry(request: JobRequest) -> datetime | None:
+    """When the request expires, or None where it never does."""
+    if request.expires_in_s is None:
+        return None
+    return datetime.now(UTC) + timedelta(seconds=request.expires_in_s)

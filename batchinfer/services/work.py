@@ -1,0 +1,269 @@
+"""What workers do, each in one transaction: hold a lease, claim, load, and give back results, errors or rows.
+
+Everything that writes is fenced by (id, attempt, lease): what it answers is what really happened. On errors.Unavailable
+the outcome is unknown; call again with the same values: what had already landed is told apart from what was refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.errors import Failure
+from batchinfer.services.announcing import announce_requeued
+from batchinfer.services.rendering import PagePicture, finish_render, save_pages
+from batchinfer.store import documents, endings, fleet, jobs, leases, queue, returns
+from batchinfer.store.claims import INFER, PREPARE, RENDER, Claim, Ending, Outcome
+from batchinfer.store.minutes import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from batchinfer.services.context import Context
+    from batchinfer.store.documents import Rendering
+
+__all__ = [
+    "INFER", "PREPARE", "RENDER", "Beat", "Claim", "Ending", "Group", "Outcome", "PagePicture", "Work", "beat", "claim",
+    "complete_group", "end_lease", "fail", "finish_render", "load_claims", "mark_prepared", "open_lease", "reap",
+    "record_replica", "release", "save_pages",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The answer to a sign of life. Not `alive`: drop everything, open a new lease.
+
+    `held` are the (id, attempt) that the lease still holds: what is missing was cancelled or expired.
+    """
+
+    alive: bool
+    held: frozenset[tuple[UUID, int]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A claim with what is needed to do it.
+
+    `paths` are files in the blob store: for infer the normalised pictures in the prompt's order, for prepare the
+    pictures as sent, for render the document alone. A file may be missing: fail that claim with code blob_missing.
+    """
+
+    claim: Claim
+    prompt: dict[str, Any]
+    paths: tuple[Path, ...]
+    #: For render: pages whose jobs exist already; go on with the next one.
+    rendered: int = 0
+    #: For render: the document's media type.
+    media_type: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What became of a group: ids that ended well, for good with an error, wait for another try, or were refused."""
+
+    completed: frozenset[UUID]
+    failed: frozenset[UUID]
+    retried: frozenset[UUID]
+    #: Refused by the fence: cancelled, expired, or given to somebody else. Nothing of them was written.
+    fenced: frozenset[UUID]
+
+
+def open_lease(
+    ctx: Context,
+    *,
+    role: str,
+    worker: str,
+    host: str,
+    pid: int,
+    model: str | None = None,
+    device: str | None = None,
+    slots: int = 0,
+    info: dict[str, Any] | None = None,
+) -> UUID:
+    """Begin to hold rows. `role` is model or cpu; `info` is what `list_workers` shows of it (JSON, small)."""
+    with ctx.db.transaction() as tx:
+        return leases.open_lease(
+            tx,
+            role=role,
+            worker=worker,
+            host=host,
+            pid=pid,
+            model=model,
+            device=device,
+            slots=slots,
+            info=info,
+        )
+
+
+def beat(ctx: Context, lease_id: UUID, info: dict[str, Any] | None = None) -> Beat:
+    """Give a sign of life (and replace `info` where given)."""
+    with ctx.db.transaction(relaxed=True) as tx:
+        alive = leases.beat(tx, lease_id, info)
+        return Beat(alive, queue.owned(tx, lease_id) if alive else frozenset())
+
+
+def end_lease(ctx: Context, lease_id: UUID, reason: str, *, clean: bool = True) -> None:
+    """Stop holding rows; what is still held is given back. `clean` False counts as a crash of each of them."""
+    with ctx.db.transaction() as tx:
+        back = leases.end_lease(tx, lease_id, reason, max_crashes=ctx.settings.max_crashes, clean=clean)
+    announce_requeued(ctx, back.requeued)
+    ctx.bell.ring([row.id for row in back.quarantined])
+
+
+def claim(
+    ctx: Context,
+    *,
+    lease_id: UUID,
+    kinds: Sequence[str],
+    model: str | None,
+    limit: int,
+    exclude_ids: Collection[UUID] = (),
+) -> list[Claim]:
+    """Take up to `limit` ready rows. Empty when nothing is ready or the lease is dead."""
+    with ctx.db.transaction(relaxed=True) as tx:
+        return queue.claim(tx, lease_id=lease_id, kinds=kinds, model=model, limit=limit, exclude_ids=exclude_ids)
+
+
+def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
+    """What is needed for each claim, in the order of claims. One whose job is gone fails here and is left out."""
+    with ctx.db.transaction() as tx:
+        prompts = jobs.load_prompts(tx, [claim.subject_id for claim in claims if claim.kind != RENDER])
+        renderings = documents.load_renderings(tx, [claim.subject_id for claim in claims if claim.kind == RENDER])
+        missing = [claim for claim in claims if claim.subject_id not in (prompts.keys() | renderings.keys())]
+        for gone in missing:
+            endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)])
+    left = [claim for claim in claims if claim not in missing]
+    return [
+        _rendering(ctx, claim, renderings[claim.subject_id])
+        if claim.kind == RENDER
+        else _prompting(ctx, claim, prompts[claim.subject_id])
+        for claim in left
+    ]
+
+
+def _gone(claim: Claim) -> Ending:
+    error = Failure("What was to be done is no longer stored. Submit it again.", code="job_missing")
+    return Ending(claim.id, claim.attempt, error.as_dict())
+
+
+def _rendering(ctx: Context, claim: Claim, rendering: Rendering) -> Work:
+    path = ctx.blobs.path(claim.tenant_id, rendering.blob)
+    return Work(claim, rendering.prompt, (path,), rendering.rendered, rendering.media_type)
+
+
+def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any]) -> Work:
+    images = prompt["images"] if claim.kind == PREPARE else [image["normal"] for image in prompt["images"]]
+    return Work(claim, prompt, tuple(ctx.blobs.path(claim.tenant_id, image["sha256"]) for image in images))
+
+
+def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], errors: Sequence[Ending] = ()) -> Group:
+    """Write results and errors in one transaction, then ring. Up to about 256 together."""
+    pairs: dict[UUID, int] = {}
+    pairs.update((outcome.id, outcome.attempt) for outcome in outcomes)
+    pairs.update((error.id, error.attempt) for error in errors)
+    transient = [error for error in errors if error.transient]
+    tally = Tally()
+    with ctx.db.transaction() as tx:
+        queue.lock(tx, pairs)
+        completed = endings.complete(tx, lease_id=lease_id, outcomes=outcomes, tally=tally)
+        retried = returns.retry(
+            tx, lease_id=lease_id, endings=transient, max_attempts=ctx.settings.max_attempts, tally=tally
+        )
+        waiting = frozenset(row.id for row in retried)
+        final = [error for error in errors if error.id not in waiting]
+        failed = endings.fail(tx, lease_id=lease_id, endings=final, tally=tally)
+        unknown = [(i, pairs[i]) for i in pairs.keys() - completed - waiting - failed]
+        landed = endings.landed(tx, lease_id=lease_id, pairs=unknown) if unknown else {}
+        tally.add(tx)
+    ctx.bell.ring(completed | failed)
+    announce_requeued(ctx, retried)
+    return _sort_group(pairs.keys(), completed, failed, waiting, landed)
+
+
+def _sort_group(
+    ids: Collection[UUID],
+    completed: frozenset[UUID],
+    failed: frozenset[UUID],
+    retried: frozenset[UUID],
+    landed: dict[UUID, str],
+) -> Group:
+    """What was written now, with what an earlier call had written already; the rest was refused."""
+
+    def with_landed(now: frozenset[UUID], outcome: str) -> frozenset[UUID]:
+        return now | {i for i, written in landed.items() if written == outcome}
+
+    ended_well, ended_badly = with_landed(completed, "succeeded"), with_landed(failed, "failed")
+    waits = with_landed(retried, "retry")
+    return Group(ended_well, ended_badly, waits, frozenset(ids) - ended_well - ended_badly - waits)
+
+
+def fail(ctx: Context, lease_id: UUID, errors: Sequence[Ending]) -> Group:
+    """Write errors: transient ones wait for another try while any is left, the others end failed. Any kind of work."""
+    return complete_group(ctx, lease_id, (), errors)
+
+
+def release(ctx: Context, lease_id: UUID, claims: Sequence[Claim] | None = None) -> int:
+    """Give rows back unharmed (None: all that the lease holds); no try is counted. Answers how many."""
+    with ctx.db.transaction() as tx:
+        back = returns.release(tx, lease_id=lease_id, claims=claims)
+    announce_requeued(ctx, back)
+    return len(back)
+
+
+def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[dict[str, Any]]) -> bool:
+    """A job's pictures are normalised: it becomes ready for its model. False when the fence refused.
+
+    `images` is the prompt's whole list, each with `normal` = {"sha256", "media_type", "width", "height"}.
+    Raises ValueError where one lacks it: a model worker never meets a file that a user sent.
+    """
+    if not all(image.get("normal") for image in images):
+        raise ValueError("every picture of a prepared job needs its normalised form")
+    with ctx.db.transaction() as tx:
+        ready = returns.mark_prepared(tx, lease_id=lease_id, claim=claim, images=images)
+    if ready is None:
+        return False
+    announce_requeued(ctx, [ready])
+    return True
+
+
+def reap(ctx: Context) -> int:
+    """End the leases that fell silent and give their rows back; any worker may. Answers how many leases."""
+    settings = ctx.settings
+    with ctx.db.transaction() as tx:
+        back = leases.reap(tx, ttl_s=settings.lease_ttl_s, max_crashes=settings.max_crashes)
+    announce_requeued(ctx, back.requeued)
+    ctx.bell.ring([row.id for row in back.quarantined])
+    return back.leases
+
+
+def record_replica(
+    ctx: Context,
+    replica_id: UUID | None = None,
+    *,
+    worker: str,
+    model: str,
+    device: str,
+    state: str,
+    revision: str = "",
+    engine: str = "",
+    lease_id: UUID | None = None,
+    error: dict[str, Any] | None = None,
+    memory_mib: int | None = None,
+) -> UUID:
+    """Write where a replica is: loading, verifying, ready, draining, stopped or failed. None makes a new one."""
+    with ctx.db.transaction() as tx:
+        return fleet.save_replica(
+            tx,
+            replica_id,
+            worker=worker,
+            model=model,
+            device=device,
+            state=state,
+            revision=revision,
+            engine=engine,
+            lease_id=lease_id,
+            error=error,
+            memory_mib=memory_mib,
+        )

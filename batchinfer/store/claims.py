@@ -1,0 +1,91 @@
+"""What a worker holds and what it gives back: the values that travel between the queue and the workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from batchinfer.domain.jobs import JobClass, JobState, Usage
+
+#: Kinds of work in the queue. Model workers claim `infer`, CPU workers the others.
+INFER, PREPARE, RENDER = "infer", "prepare", "render"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A queue row that a lease holds. (`id`, `attempt`, `lease_id`) is the fence of everything done with it."""
+
+    id: UUID
+    kind: str
+    #: The job for kinds infer and prepare, the document for render.
+    subject_id: UUID
+    tenant_id: UUID
+    model: str
+    job_class: JobClass
+    attempt: int
+    #: Earlier claims of this kind that ended with a lost worker.
+    crashes: int
+    released: int
+    schema_version: int
+    expires_at: datetime | None
+    created_at: datetime
+    lease_id: UUID
+    #: When it was claimed, by the database's clock: `expires_at` - `leased_at` is the time that is left.
+    leased_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a job, as its worker has it."""
+
+    id: UUID
+    attempt: int
+    text: str
+    #: stop or length.
+    finish_reason: str
+    usage: Usage
+    model: str
+    revision: str
+    engine: str
+    #: Seconds, by stage.
+    timings: dict[str, float] = field(default_factory=dict)
+    logprobs: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A try that ended with an error. `error` is `BatchinferError.as_dict()`; `transient`: another try may pass."""
+
+    id: UUID
+    attempt: int
+    error: dict[str, Any]
+    transient: bool = False
+    timings: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A queue row that is gone: its work ended with `state`. `held` says that a worker was at it."""
+
+    id: UUID
+    kind: str
+    subject_id: UUID
+    tenant_id: UUID
+    model: str
+    state: JobState
+    held: bool
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """A queue row that waits again, to be announced."""
+
+    id: UUID
+    kind: str
+    tenant_id: UUID
+    model: str
+    job_class: JobClass

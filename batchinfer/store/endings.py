@@ -1,0 +1,260 @@
+"""How work ends: the queue row goes and the job says how, in one statement each, guarded by what the row says.
+
+Whoever deletes the queue row first is the truth. A worker's endings are fenced by state, attempt and lease; the lease
+is compared with IS NOT DISTINCT FROM so that the planner joins by id and leaves the lease's index to the reaper.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import TextClause, text
+
+from batchinfer.domain.jobs import JobState
+from batchinfer.store.claims import RENDER, Ended
+from batchinfer.store.clean import as_jsonb, clean_text
+from batchinfer.store.events import Event, record
+from batchinfer.store.minutes import Tally, counting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from batchinfer.store.claims import Claim, Ending, Outcome
+    from batchinfer.store.session import Transaction
+
+_FENCE = """q.state = 'running' AND q.attempt = g.attempt
+    AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)"""
+#: The tries that the user pays for: those of a model, less lost and given back ones.
+TRIES = "CASE q.kind WHEN 'infer' THEN q.attempt - q.crashes - q.released ELSE 0 END"
+
+
+def _ending(held: str, *, more: str = "") -> TextClause:
+    """The statement that ends the rows of `held`: columns of queue, and `error` and `timings`, locked by id."""
+    return text(
+        f"""
+        WITH {held},
+        gone AS (DELETE FROM queue q USING held h WHERE q.id = h.id RETURNING h.*),
+        ended AS (
+            UPDATE jobs j SET final_state = :final, error = q.error, finished_at = now(),
+                attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
+                started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
+            FROM gone q WHERE j.id = q.subject_id AND q.kind <> 'render' AND j.final_state IS NULL
+        ),
+        closed AS (
+            UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
+            FROM gone q WHERE d.id = q.subject_id AND q.kind = 'render'
+        ),
+        tried AS (
+            INSERT INTO attempts
+                (job_id, number, tenant_id, outcome, kind, lease_id, worker, error, timings, started_at)
+            SELECT q.subject_id, q.attempt, q.tenant_id, :outcome, q.kind, q.lease_id, l.worker, q.error, q.timings,
+                   q.leased_at
+            FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
+        ){more}
+        SELECT id, kind, subject_id, tenant_id, model, state = 'running' AS held FROM gone
+        """  # noqa: S608 - made of constants
+    )
+
+
+_COMPLETE = _ending(
+    f"""
+    given AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:texts AS text[]),
+            CAST(:finishes AS text[]), CAST(:usages AS jsonb[]), CAST(:timings AS jsonb[]), CAST(:models AS text[]),
+            CAST(:revisions AS text[]), CAST(:engines AS text[]), CAST(:logprobs AS jsonb[]))
+        AS g (id, attempt, text, finish_reason, usage, timings, made_by, revision, engine, logprobs)),
+    held AS (
+        SELECT q.*, CAST(NULL AS jsonb) AS error, g.timings, g.text, g.finish_reason, g.usage, g.made_by, g.revision,
+               g.engine, g.logprobs
+        FROM given g JOIN queue q ON q.id = g.id
+        WHERE {_FENCE} AND q.kind = 'infer' AND (q.expires_at IS NULL OR q.expires_at > now())
+        ORDER BY q.id FOR UPDATE OF q)""",  # noqa: S608
+    more=""",
+        stored AS (
+            INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, model,
+                revision, engine, logprobs)
+            SELECT id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, made_by, revision, engine,
+                logprobs FROM gone)""",
+)
+_FAIL = _ending(f"""
+    given AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:errors AS jsonb[]),
+            CAST(:timings AS jsonb[])) AS g (id, attempt, error, timings)),
+    held AS (
+        SELECT q.*, g.error, g.timings FROM given g JOIN queue q ON q.id = g.id
+        WHERE {_FENCE} ORDER BY q.id FOR UPDATE OF q)""")  # noqa: S608
+_FINISH = _ending(f"""
+    held AS (
+        SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
+        FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
+        WHERE q.id = :id AND q.kind = 'render' AND {_FENCE} FOR UPDATE OF q)""")  # noqa: S608
+_CANCEL = _ending("""
+    held AS (
+        SELECT q.*, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
+        WHERE q.id = ANY (CAST(:ids AS uuid[])) AND q.tenant_id = :tenant_id AND q.kind = ANY (CAST(:kinds AS text[]))
+        ORDER BY q.id FOR UPDATE OF q)""")
+_EXPIRE = _ending("""
+    held AS (
+        SELECT q.*, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
+        WHERE q.expires_at <= now() ORDER BY q.id LIMIT :limit FOR UPDATE OF q SKIP LOCKED)""")
+_QUARANTINE = _ending("""
+    held AS (
+        SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state, q.attempt, q.crashes + 1 AS crashes,
+               q.released, q.lease_id, q.leased_at, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
+        FROM queue q
+        WHERE q.state = 'running' AND q.lease_id = ANY (CAST(:lease_ids AS uuid[])) AND q.crashes + 1 >= :max_crashes
+        ORDER BY q.id FOR UPDATE OF q)""")
+
+
+def complete(
+    tx: Transaction, *, lease_id: UUID, outcomes: Sequence[Outcome], tally: Tally | None = None
+) -> frozenset[UUID]:
+    """Store results, any number up to some hundreds, and end their jobs as succeeded.
+
+    Answers the ids that really were completed; the others were refused: cancelled, expired, or no longer this lease's.
+    A `tally` given here or below is added by the caller, as the last statement of its transaction.
+    """
+    if not outcomes:
+        return frozenset()
+    by_id = {outcome.id: outcome for outcome in outcomes}
+    ended = _run(tx, _COMPLETE, JobState.SUCCEEDED, {"lease_id": lease_id, **_columns(list(by_id.values()))})
+    with counting(tx, tally) as counted:
+        for row in ended:
+            usage = by_id[row.id].usage
+            counted.count(
+                row.tenant_id,
+                row.model,
+                succeeded=1,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                images=usage.images,
+            )
+    return frozenset(row.id for row in ended)
+
+
+def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: Tally | None = None) -> frozenset[UUID]:
+    """End work of any kind for good with an error each. Answers the ids that really were; the others were refused."""
+    if not endings:
+        return frozenset()
+    ended = _run(
+        tx,
+        _FAIL,
+        JobState.FAILED,
+        {
+            "lease_id": lease_id,
+            "ids": [ending.id for ending in endings],
+            "numbers": [ending.attempt for ending in endings],
+            "errors": [as_jsonb(ending.error) for ending in endings],
+            "timings": [as_jsonb(ending.timings) for ending in endings],
+        },
+    )
+    _count(tx, ended, "failed", tally)
+    return frozenset(row.id for row in ended)
+
+
+def finish_render(tx: Transaction, *, lease_id: UUID, claim: Claim) -> bool:
+    """End the rendering of a document whose pages are all made. False when the fence refused."""
+    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt}
+    return bool(_run(tx, _FINISH, JobState.SUCCEEDED, values))
+
+
+def cancel(
+    tx: Transaction,
+    tenant_id: UUID,
+    ids: Sequence[UUID],
+    *,
+    kinds: Sequence[str] = ("infer", "prepare"),
+    actor: str | None = None,
+    error: dict[str, Any] | None = None,
+) -> list[Ended]:
+    """End what of `ids` has not ended, in whatever live state. Empty: all had ended, or are not this tenant's."""
+    values = {"tenant_id": tenant_id, "ids": list(ids), "kinds": list(kinds), "error": as_jsonb(error)}
+    ended = _run(tx, _CANCEL, JobState.CANCELLED, values)
+    _note(tx, ended, actor)
+    _count(tx, ended, "cancelled")
+    return ended
+
+
+def expire(tx: Transaction, *, error: dict[str, Any], limit: int = 1000) -> list[Ended]:
+    """End what has passed its time, at most `limit` rows; call again while as many come back."""
+    ended = _run(tx, _EXPIRE, JobState.EXPIRED, {"error": as_jsonb(error), "limit": limit})
+    _note(tx, ended, "upkeep")
+    _count(tx, ended, "expired")
+    return ended
+
+
+def quarantine(
+    tx: Transaction, *, lease_ids: Sequence[UUID], max_crashes: int, error: dict[str, Any], tally: Tally
+) -> list[Ended]:
+    """End what these dead leases held and what now crashed for the last time. The caller adds the tally."""
+    values = {"lease_ids": list(lease_ids), "max_crashes": max_crashes, "error": as_jsonb(error)}
+    ended = _run(tx, _QUARANTINE, JobState.QUARANTINED, values, outcome="lost")
+    _note(tx, ended, "reaper")
+    for row in ended:
+        tally.count(row.tenant_id, row.model, lost=1, quarantined=int(row.kind != RENDER))
+    return ended
+
+
+_LANDED = text("""
+    SELECT a.job_id, a.outcome FROM attempts a
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[])) AS g (id, attempt)
+      ON a.job_id = g.id AND a.number = g.attempt
+    WHERE a.job_id = ANY (CAST(:ids AS uuid[])) AND a.lease_id = CAST(:lease_id AS uuid)
+      AND (a.outcome <> 'succeeded' OR a.kind = 'infer')
+""")
+
+
+def landed(tx: Transaction, *, lease_id: UUID, pairs: Sequence[tuple[UUID, int]]) -> dict[UUID, str]:
+    """For (id, attempt) of which this lease does not know how they ended: id -> the outcome that was written.
+
+    What is missing was never written by this lease; `lost`, `released`, `cancelled` and `expired` were others' words.
+    """
+    values = {
+        "lease_id": lease_id,
+        "ids": [pair[0] for pair in pairs],
+        "numbers": [pair[1] for pair in pairs],
+    }
+    return {row.job_id: row.outcome for row in tx.execute(_LANDED, values)}
+
+
+def _run(
+    tx: Transaction,
+    statement: TextClause,
+    final: JobState,
+    values: dict[str, Any],
+    *,
+    outcome: str | None = None,
+) -> list[Ended]:
+    rows = tx.execute(statement, values | {"final": final.value, "outcome": outcome or final.value})
+    return [Ended(state=final, **row._mapping) for row in rows]
+
+
+def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally | None = None) -> None:
+    with counting(tx, tally) as counted:
+        for row in ended:
+            if row.kind != RENDER:
+                counted.count(row.tenant_id, row.model, **{counter: 1})
+
+
+def _note(tx: Transaction, ended: Sequence[Ended], actor: str | None) -> None:
+    subjects = {True: "document", False: "job"}
+    record(
+        tx,
+        [Event(row.tenant_id, subjects[row.kind == RENDER], row.subject_id, row.state.value, actor) for row in ended],
+    )
+
+
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    return {
+        "ids": [outcome.id for outcome in outcomes],
+        "numbers": [outcome.attempt for outcome in outcomes],
+        "texts": [clean_text(outcome.text) for outcome in outcomes],
+        "finishes": [outcome.finish_reason for outcome in outcomes],
+        "usages": [as_jsonb(outcome.usage.as_dict() | {"images": outcome.usage.images}) for outcome in outcomes],
+        "timings": [as_jsonb(outcome.timings) for outcome in outcomes],
+        "models": [outcome.model for outcome in outcomes],
+        "revisions": [outcome.revision for outcome in outcomes],
+        "engines": [outcome.engine for outcome in outcomes],
+        "logprobs": [as_jsonb(outcome.logprobs) for outcome in outcomes],
+    }

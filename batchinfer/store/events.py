@@ -1,0 +1,66 @@
+"""Changes that leave a row: cancel, expire, quarantine, release, and whatever an operator does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from batchinfer.domain.ids import new_id
+from batchinfer.store.clean import as_jsonb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from batchinfer.store.session import Transaction
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change. `subject` is the noun (job, document), `event` the state it led to, `actor` a key or a part."""
+
+    tenant_id: UUID
+    subject: str
+    subject_id: UUID
+    event: str
+    actor: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+_RECORD = text("""
+    INSERT INTO events (id, tenant_id, subject, subject_id, event, actor, data)
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:subjects AS text[]),
+        CAST(:subject_ids AS uuid[]), CAST(:events AS text[]), CAST(:actors AS text[]), CAST(:data AS jsonb[]))
+""")
+_LIST = text("""
+    SELECT tenant_id, subject, subject_id, event, actor, data, created_at FROM events
+    WHERE subject_id = :subject_id AND tenant_id = :tenant_id ORDER BY id LIMIT 1000
+""")
+
+
+def record(tx: Transaction, rows: Sequence[Event]) -> None:
+    """Write event rows, any number in one statement."""
+    if not rows:
+        return
+    tx.execute(
+        _RECORD,
+        {
+            "ids": [new_id() for _ in rows],
+            "tenants": [row.tenant_id for row in rows],
+            "subjects": [row.subject for row in rows],
+            "subject_ids": [row.subject_id for row in rows],
+            "events": [row.event for row in rows],
+            "actors": [row.actor for row in rows],
+            "data": [as_jsonb(row.data) for row in rows],
+        },
+    )
+
+
+def list_events(tx: Transaction, tenant_id: UUID, subject_id: UUID) -> list[Event]:
+    """The events of one thing, oldest first, at most 1000."""
+    rows = tx.execute(_LIST, {"tenant_id": tenant_id, "subject_id": subject_id})
+    return [Event(**row._mapping) for row in rows]

@@ -1,0 +1,198 @@
+"""Models (what exists), deployments (what is wanted) and replicas (what is)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from batchinfer.domain.ids import DEFAULT_TENANT, new_id
+from batchinfer.store.clean import as_jsonb, clean_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from batchinfer.store.session import Transaction
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder under its name. `state` is ready, loading, failed or stopped, from its replicas."""
+
+    id: UUID
+    name: str
+    revision: str
+    path: str
+    facts: dict[str, Any]
+    created_at: datetime
+    state: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A wish: so many replicas of a model on a kind of device."""
+
+    id: UUID
+    model: str
+    path: str
+    engine: str
+    device: str
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One model in one worker process."""
+
+    id: UUID
+    worker: str
+    model: str
+    revision: str
+    engine: str
+    device: str
+    state: str
+    lease_id: UUID | None
+    error: dict[str, Any] | None
+    memory_mib: int | None
+    created_at: datetime
+    ready_at: datetime | None
+    ended_at: datetime | None
+
+
+_REGISTER = text("""
+    INSERT INTO models (id, tenant_id, name, revision, path, facts)
+    VALUES (:id, :tenant_id, :name, :revision, :path, :facts)
+    ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, path = excluded.path, facts = excluded.facts
+    RETURNING id
+""")
+
+
+def register_model(tx: Transaction, *, name: str, path: str, revision: str, facts: dict[str, Any]) -> UUID:
+    """Make a model known, or replace what is known of it."""
+    values = {"name": name, "path": path, "revision": revision, "facts": as_jsonb(facts)}
+    row = tx.execute(_REGISTER, {"id": new_id(), "tenant_id": DEFAULT_TENANT, **values})
+    model_id: UUID = row.scalar_one()
+    return model_id
+
+
+_MODELS = """
+    SELECT m.id, m.name, m.revision, m.path, m.facts, m.created_at,
+        CASE WHEN bool_or(r.state = 'ready' AND r.ended_at IS NULL) THEN 'ready'
+             WHEN bool_or(r.state IN ('loading', 'verifying') AND r.ended_at IS NULL) THEN 'loading'
+             WHEN (array_agg(r.state ORDER BY r.created_at DESC))[1] = 'failed' THEN 'failed'
+             ELSE 'stopped' END AS state
+    FROM models m LEFT JOIN replicas r ON r.model = m.name {where}
+    GROUP BY m.id ORDER BY m.name
+"""
+_LIST_MODELS = text(_MODELS.format(where=""))
+_FIND_MODEL = text(_MODELS.format(where="WHERE m.name = :name"))
+_EXISTS = text("SELECT 1 FROM models WHERE name = :name")
+
+
+def list_models(tx: Transaction) -> list[Model]:
+    """Every model, by name."""
+    return [Model(**row._mapping) for row in tx.execute(_LIST_MODELS)]
+
+
+def find_model(tx: Transaction, name: str) -> Model | None:
+    """The model of this name, or None."""
+    row = tx.execute(_FIND_MODEL, {"name": clean_text(name)}).first()
+    return Model(**row._mapping) if row else None
+
+
+def model_exists(tx: Transaction, name: str) -> bool:
+    """Whether a model of this name is known."""
+    return tx.execute(_EXISTS, {"name": clean_text(name)}).first() is not None
+
+
+# The model's row is locked first, so that two calls at once make one deployment.
+_LOCK_MODEL = text("SELECT id FROM models WHERE name = :name FOR UPDATE")
+_UPDATE_DEPLOYMENT = text("""
+    UPDATE deployments SET engine = :engine, replicas = :replicas
+    WHERE model_id = :model_id AND device = :device AND stopped_at IS NULL RETURNING id
+""")
+_INSERT_DEPLOYMENT = text("""
+    INSERT INTO deployments (id, tenant_id, model_id, engine, device, replicas)
+    VALUES (:id, :tenant_id, :model_id, :engine, :device, :replicas) RETURNING id
+""")
+_LIST_DEPLOYMENTS = text("""
+    SELECT d.id, m.name AS model, m.path, d.engine, d.device, d.replicas
+    FROM deployments d JOIN models m ON m.id = d.model_id WHERE d.stopped_at IS NULL ORDER BY d.id
+""")
+
+
+def ensure_deployment(tx: Transaction, *, model: str, engine: str, device: str, replicas: int) -> UUID | None:
+    """Want a model on a device: one deployment a (model, device). None where there is no such model."""
+    found = tx.execute(_LOCK_MODEL, {"name": model}).scalar_one_or_none()
+    if found is None:
+        return None
+    values = {"model_id": found, "engine": engine, "device": device, "replicas": replicas}
+    present: UUID | None = tx.execute(_UPDATE_DEPLOYMENT, values).scalars().first()
+    if present is not None:
+        return present
+    deployment_id: UUID = tx.execute(
+        _INSERT_DEPLOYMENT, {"id": new_id(), "tenant_id": DEFAULT_TENANT, **values}
+    ).scalar_one()
+    return deployment_id
+
+
+def list_deployments(tx: Transaction) -> list[Deployment]:
+    """What is wanted, oldest first."""
+    return [Deployment(**row._mapping) for row in tx.execute(_LIST_DEPLOYMENTS)]
+
+
+# A worker's name belongs to one replica: an older one of that name that did not end is gone without a word.
+_SUPERSEDE = text("""
+    UPDATE replicas SET state = 'failed', ended_at = now()
+    WHERE worker = :worker AND ended_at IS NULL AND id <> :id
+""")
+_SAVE_REPLICA = text("""
+    INSERT INTO replicas AS r (id, tenant_id, lease_id, worker, model, revision, engine, device, state, error,
+        memory_mib, ready_at, ended_at)
+    VALUES (:id, :tenant_id, :lease_id, :worker, :model, :revision, :engine, :device, :state, :error, :memory_mib,
+        CASE WHEN :state = 'ready' THEN now() END, CASE WHEN :state IN ('stopped', 'failed') THEN now() END)
+    ON CONFLICT (id) DO UPDATE SET
+        lease_id = coalesce(excluded.lease_id, r.lease_id),
+        revision = coalesce(nullif(excluded.revision, ''), r.revision),
+        engine = coalesce(nullif(excluded.engine, ''), r.engine), device = excluded.device, state = excluded.state,
+        error = coalesce(excluded.error, r.error), memory_mib = coalesce(excluded.memory_mib, r.memory_mib),
+        ready_at = coalesce(r.ready_at, excluded.ready_at), ended_at = excluded.ended_at
+    WHERE r.ended_at IS NULL
+""")
+_LIST_REPLICAS = text("""
+    SELECT id, worker, model, revision, engine, device, state, lease_id, error, memory_mib, created_at, ready_at,
+           ended_at
+    FROM replicas WHERE ended_at IS NULL OR ended_at > now() - make_interval(secs => :ended_within_s)
+    ORDER BY ended_at IS NOT NULL, worker, created_at DESC LIMIT 500
+""")
+
+
+def save_replica(
+    tx: Transaction,
+    replica_id: UUID | None = None,
+    *,
+    worker: str,
+    model: str,
+    device: str,
+    state: str,
+    revision: str = "",
+    engine: str = "",
+    lease_id: UUID | None = None,
+    error: dict[str, Any] | None = None,
+    memory_mib: int | None = None,
+) -> UUID:
+    """Write how a replica stands; one that has ended stays ended. None makes a new one."""
+    chosen = replica_id or new_id()
+    if replica_id is None:
+        tx.execute(_SUPERSEDE, {"worker": worker, "id": chosen})
+    values = {"worker": worker, "model": model, "device": device, "state": state, "revision": revision}
+    more = {"engine": engine, "lease_id": lease_id, "error": as_jsonb(error), "memory_mib": memory_mib}
+    tx.execute(_SAVE_REPLICA, {"id": chosen, "tenant_id": DEFAULT_TENANT, **values, **more})
+    return chosen
+
+
+def list_replicas(tx: Transaction, *, ended_within_s: float = 3600) -> list[Replica]:
+    """Replicas that live, then those that ended lately; at most 500."""
+    return [Replica(**row._mapping) for row in tx.execute(_LIST_REPLICAS, {"ended_within_s": ended_within_s})]

@@ -1,0 +1,201 @@
+"""Jobs as readers see them: the job's row, its queue row while it lives, its result once it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import TextClause, text
+
+from batchinfer.domain.jobs import TERMINAL, Attempt, Job, JobClass, JobState
+from batchinfer.store.clean import as_jsonb, clean_text
+from batchinfer.store.endings import TRIES
+from batchinfer.store.tables import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import Row
+
+    from batchinfer.store.session import Transaction
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be stored; its queue row goes in with the same transaction."""
+
+    id: UUID
+    tenant_id: UUID
+    model: str
+    job_class: JobClass
+    prompt: dict[str, Any]
+    metadata: dict[str, str] = field(default_factory=dict)
+    expires_at: datetime | None = None
+    document_id: UUID | None = None
+    page: int | None = None
+
+
+_INSERT = text("""
+    INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, schema_version)
+    SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
+        CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
+        CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]))
+""")
+
+
+def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
+    """Store jobs, any number in one statement."""
+    if not jobs:
+        return
+    tx.execute(
+        _INSERT,
+        {
+            "ids": [job.id for job in jobs],
+            "tenants": [job.tenant_id for job in jobs],
+            "models": [job.model for job in jobs],
+            "classes": [job.job_class.value for job in jobs],
+            "prompts": [as_jsonb(job.prompt) for job in jobs],
+            "metadata": [as_jsonb(job.metadata) for job in jobs],
+            "expiries": [job.expires_at for job in jobs],
+            "documents": [job.document_id for job in jobs],
+            "pages": [job.page for job in jobs],
+            "version": SCHEMA_VERSION,
+        },
+    )
+
+
+_STATE = """CASE WHEN j.final_state IS NOT NULL THEN j.final_state
+                 WHEN q.kind = 'prepare' THEN 'preparing'
+                 ELSE coalesce(q.state, 'queued') END"""
+_COLUMNS = f"""
+    j.id, j.tenant_id, {_STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
+    CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,
+    j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
+    j.expires_at, j.document_id, j.page, j.error, j.metadata,
+    r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.logprobs,
+    r.usage, r.timings"""
+_SOURCE = """jobs j LEFT JOIN queue q ON q.id = j.id LEFT JOIN results r ON r.job_id = j.id"""
+_FIND = text(f"SELECT {_COLUMNS} FROM {_SOURCE} WHERE j.id = :id AND j.tenant_id = :tenant_id")  # noqa: S608
+
+
+def find_job(tx: Transaction, tenant_id: UUID, job_id: UUID) -> Job | None:
+    """A tenant's job, or None."""
+    row = tx.execute(_FIND, {"id": job_id, "tenant_id": tenant_id}).first()
+    return _as_job(row) if row else None
+
+
+def list_jobs(
+    tx: Transaction,
+    tenant_id: UUID,
+    *,
+    state: JobState | None = None,
+    model: str | None = None,
+    document_id: UUID | None = None,
+    before: UUID | None = None,
+    after: UUID | None = None,
+    limit: int = 20,
+) -> list[Job]:
+    """A tenant's jobs, newest first. `after` begins below that id; `before` ends just above it."""
+    conditions = ["j.tenant_id = :tenant_id"]
+    if state is not None:
+        conditions.append(_condition(state))
+    if model is not None:
+        conditions.append("j.model = :model")
+    if document_id is not None:
+        conditions.append("j.document_id = :document_id")
+    if after is not None:
+        conditions.append("j.id < :after")
+    if before is not None:
+        conditions.append("j.id > :before")
+    order = "ASC" if before is not None else "DESC"
+    statement = _list_statement(" AND ".join(conditions), order)
+    name = clean_text(model) if model is not None else None
+    values = {"state": state, "model": name, "document_id": document_id, "after": after, "before": before}
+    used = {name: value for name, value in values.items() if value is not None}
+    rows = tx.execute(statement, {"tenant_id": tenant_id, "limit": limit, **used}).all()
+    return [_as_job(row) for row in (reversed(rows) if before is not None else rows)]
+
+
+def _condition(state: JobState) -> str:
+    """Live states are the queue's to say: it is small, so that it is read first."""
+    if state in TERMINAL:
+        return "j.final_state = :state"
+    kind = "q.kind = 'prepare'" if state is JobState.PREPARING else "q.kind = 'infer' AND q.state = :state"
+    return f"j.final_state IS NULL AND {kind} AND CAST(:state AS text) IS NOT NULL"
+
+
+def _list_statement(conditions: str, order: str) -> TextClause:
+    """The ids of a page first, then its rows put together: no join over more than the page."""
+    return text(
+        f"""
+        WITH page AS MATERIALIZED (
+            SELECT j.id FROM jobs j {"JOIN queue q ON q.id = j.id" if "q." in conditions else ""}
+            WHERE {conditions} ORDER BY j.id {order} LIMIT :limit)
+        SELECT {_COLUMNS} FROM page JOIN ({_SOURCE}) ON j.id = page.id ORDER BY j.id {order}
+        """  # noqa: S608 - made of constants
+    )
+
+
+_ATTEMPTS = text("""
+    SELECT number, outcome, kind, worker, started_at, finished_at, error, timings FROM attempts
+    WHERE job_id = :id ORDER BY number
+""")
+
+
+def list_attempts(tx: Transaction, job_id: UUID) -> list[Attempt]:
+    """The ended tries of a job (or of a document's rendering), oldest first."""
+    return [Attempt(**row._mapping) for row in tx.execute(_ATTEMPTS, {"id": job_id})]
+
+
+_PROMPTS = text("SELECT id, prompt FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND final_state IS NULL")
+
+
+def load_prompts(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+    """The prompts of jobs that have not ended; others are missing from the answer."""
+    return {row.id: row.prompt for row in tx.execute(_PROMPTS, {"ids": list(ids)})}
+
+
+_RELEASE = text("""
+    WITH freed AS (
+        UPDATE jobs SET final_state = NULL, finished_at = NULL, expires_at = NULL, error = NULL
+        WHERE id = :id AND tenant_id = :tenant_id AND final_state = 'quarantined'
+        RETURNING id, tenant_id, model, class, prompt
+    )
+    INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
+    SELECT f.id, CASE WHEN jsonb_path_exists(f.prompt, '$.images[*] ? (@.normal == null)') THEN 'prepare'
+                      ELSE 'infer' END,
+           f.id, f.tenant_id, f.model, f.class, array_position(CAST(:classes AS text[]), f.class) - 1, a.last, a.last,
+           :version
+    FROM freed f, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = f.id) AS a
+    RETURNING id
+""")
+
+
+def release_quarantined(tx: Transaction, tenant_id: UUID, job_id: UUID) -> bool:
+    """Queue a quarantined job again, its numbering of tries going on. False if it is not quarantined.
+
+    A deadline that it had is dropped: whoever releases it wants it run.
+    """
+    classes = [job_class.value for job_class in JobClass]
+    values = {"id": job_id, "tenant_id": tenant_id, "classes": classes, "version": SCHEMA_VERSION}
+    return tx.execute(_RELEASE, values).first() is not None
+
+
+def _as_job(row: Row[Any]) -> Job:
+    result = None
+    if row.has_result:
+        result = {
+            "text": row.text, "finish_reason": row.finish_reason, "model": row.made_by, "revision": row.revision,
+            "engine": row.engine,
+        }  # fmt: skip
+        if row.logprobs is not None:
+            result["logprobs"] = row.logprobs
+    return Job(
+        id=row.id, tenant_id=row.tenant_id, state=JobState(row.state), model=row.model,
+        job_class=JobClass(row.job_class), prompt=row.prompt, created_at=row.created_at, started_at=row.started_at,
+        finished_at=row.finished_at, attempts=row.attempts, crashes=row.crashes, expires_at=row.expires_at,
+        document_id=row.document_id, page=row.page, result=result, usage=row.usage, error=row.error,
+        metadata=row.metadata, timings=row.timings,
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Counters a minute, tenant and model, raised in the transaction that they count. Pages read these, not the jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from batchinfer.store.session import Transaction
+
+COUNTERS = (
+    "submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
+    "prompt_tokens", "completion_tokens", "images",
+)  # fmt: skip
+
+# A row stays locked until its transaction is on the disk. So sessions count in rows of their own, as far as there are
+# shards; rows are taken in one order by everybody, and last in each transaction: nobody waits in a circle.
+_SHARDS = 16
+_COLUMNS = ", ".join(COUNTERS)
+_ADD = text(
+    f"""
+    INSERT INTO minutes (tenant_id, model, minute, shard, {_COLUMNS})
+    SELECT tenant_id, model, date_trunc('minute', now()), pg_backend_pid() % {_SHARDS}, {_COLUMNS}
+    FROM unnest(CAST(:tenant_id AS uuid[]), CAST(:model AS text[]),
+        {", ".join(f"CAST(:{name} AS bigint[])" for name in COUNTERS)})
+        AS added (tenant_id, model, {_COLUMNS})
+    ORDER BY tenant_id, model
+    ON CONFLICT (tenant_id, model, minute, shard)
+    DO UPDATE SET {", ".join(f"{name} = minutes.{name} + excluded.{name}" for name in COUNTERS)}
+    """  # noqa: S608 - made of constants
+)
+
+
+class Tally:
+    """Counts by tenant and model, gathered during a transaction and added at its end."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[UUID, str], Counter[str]] = {}
+
+    def count(self, tenant_id: UUID, model: str, **numbers: int) -> None:
+        """Raise counters of COUNTERS by the numbers given."""
+        self._counts.setdefault((tenant_id, model), Counter()).update(numbers)
+
+    def add(self, tx: Transaction) -> None:
+        """Write what was gathered; the last statement of its transaction."""
+        if not self._counts:
+            return
+        keys = sorted(self._counts)
+        columns = {name: [self._counts[key][name] for key in keys] for name in COUNTERS}
+        tx.execute(_ADD, {"tenant_id": [key[0] for key in keys], "model": [key[1] for key in keys], **columns})
+        self._counts = {}
+
+
+@contextmanager
+def counting(tx: Transaction, tally: Tally | None = None) -> Iterator[Tally]:
+    """The given tally, which its owner adds at the end of his transaction; without one, a new one, added here."""
+    if tally is not None:
+        yield tally
+        return
+    own = Tally()
+    yield own
+    own.add(tx)

@@ -1,0 +1,69 @@
+"""Days of `jobs`, `results` and `attempts`: a partition holds the UUIDv7s made in one day of UTC.
+
+Made ahead; what falls outside lands in the default partition, where it is found and served like the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+if TYPE_CHECKING:
+    from batchinfer.store.session import Transaction
+
+log = logging.getLogger(__name__)
+PARTITIONED = ("jobs", "results", "attempts")
+_MAKER_LOCK = 7215002
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_PATIENCE = text("SET LOCAL lock_timeout = '3s'")
+_TODAY = text("SELECT CAST(timezone('UTC', now()) AS date)")
+_EXISTING = text("""
+    SELECT child.relname FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
+    WHERE i.inhparent = ANY (CAST(:parents AS regclass[]))
+""")
+
+
+def first_id(day: date) -> UUID:
+    """The smallest UUIDv7 that can be made on a day (its version and variant bits left at zero)."""
+    milliseconds = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+    return UUID(int=milliseconds << 80)
+
+
+def ensure_partitions(tx: Transaction, days_ahead: int = 7) -> int:
+    """Make the default partitions and those from yesterday to `days_ahead` days ahead. Answers how many were missing.
+
+    Any number of processes may call it at once. A day whose rows already lie in the default partition is left there.
+    """
+    tx.execute(_LOCK, {"key": _MAKER_LOCK})
+    tx.execute(_PATIENCE)
+    existing = set(tx.execute(_EXISTING, {"parents": list(PARTITIONED)}).scalars())
+    today: date = tx.execute(_TODAY).scalar_one()
+    made = 0
+    for table in PARTITIONED:
+        if f"{table}_default" not in existing:
+            tx.execute(text(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT"))
+            made += 1
+        for offset in range(-1, days_ahead + 1):
+            day = today + timedelta(days=offset)
+            if f"{table}_{day:%Y%m%d}" not in existing:
+                made += _make_day(tx, table, day)
+    return made
+
+
+def _make_day(tx: Transaction, table: str, day: date) -> int:
+    """Made apart and then attached: that locks the parent for nobody who reads or writes."""
+    name = f"{table}_{day:%Y%m%d}"
+    low, high = first_id(day), first_id(day + timedelta(days=1))
+    try:
+        with tx.begin_nested():
+            tx.execute(text(f"CREATE TABLE {name} (LIKE {table} INCLUDING ALL)"))
+            tx.execute(text(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')"))
+    except IntegrityError:
+        log.warning("partition %s was not made: rows of that day already lie in %s_default", name, table)
+        return 0
+    return 1
