@@ -1,0 +1,144 @@
+"""The station of a model worker: an engine that answers, between the feeder and the committer."""
+
+from __future__ import annotations
+
+import math
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.errors import BatchinferError, Internal
+from batchinfer.observe.logs import get_logger
+from batchinfer.services import work
+from batchinfer.store.claims import Claim, Ending
+from workers.committer import Committer, Finished
+from workers.engine.protocol import Done, Engine, Refused
+from workers.requests import build_request, read_failure, read_outcome, read_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batchinfer.services.work import Work
+    from workers.lease import Held
+
+#: Rows claimed beyond the slots, as a part of them, so that the next step never lacks rows.
+AHEAD = 0.25
+#: What the engine says when it is the process that ends, and not the request that is wrong.
+_NOT_NOW = {"engine_closed", "engine_draining", "duplicate_request"}
+
+_log = get_logger(__name__)
+
+
+class Answering:
+    """Implements Station over an engine."""
+
+    kinds: tuple[str, ...] = (work.INFER,)
+
+    def __init__(
+        self, engine: Engine, held: Held, committer: Committer, *, model: str, revision: str, slots: int
+    ) -> None:
+        self.model: str | None = model
+        self.slots = slots
+        #: Called when a request has ended: the feeder's `wake`.
+        self.on_room: Callable[[], None] = lambda: None
+        self._engine, self._held, self._committer = engine, held, committer
+        self._revision = revision
+        self._ahead = max(1, math.ceil(slots * AHEAD))
+        self._inside_lock = threading.Lock()
+        self._inside = 0
+
+    def count_inside(self) -> int:
+        """Requests submitted that have not ended."""
+        with self._inside_lock:
+            return self._inside
+
+    def count_room(self) -> int:
+        """Rows to claim now: none until the engine is down to its slots, then up to a quarter more than
+        these."""
+        free = self.slots + self._ahead - self.count_inside()
+        if free < self._ahead:
+            return 0
+        capacity = self._engine.capacity()
+        if capacity.tokens <= 0 or capacity.pixels <= 0:
+            return 0
+        return max(0, min(free, capacity.requests))
+
+    def take(self, pieces: Sequence[Work]) -> None:
+        """Submit each to the engine."""
+        for piece in pieces:
+            self._submit(piece)
+
+    def cancel(self, claims: Sequence[Claim]) -> None:
+        """End these between two steps."""
+        for claim in claims:
+            self._engine.cancel(str(claim.id))
+
+    def progress(self) -> float:
+        """The engine's last step."""
+        return self._engine.progress()
+
+    def drain(self, deadline_s: float) -> None:
+        """What the engine gives back stays held, and is released with the lease."""
+        given_back = self._engine.drain(deadline_s)
+        _log.info("engine drained", given_back=len(given_back))
+
+    def info(self) -> dict[str, Any]:
+        stats = self._engine.stats()
+        return {
+            "model": self.model,
+            "revision": self._revision,
+            "engine": self._engine.name,
+            "slots": self.slots,
+            "running": stats.running,
+            "waiting": stats.waiting,
+            "ended": stats.ended,
+            "steps": stats.steps,
+            "rows_per_step": round(stats.rows_per_step, 2),
+            "completion_tokens": stats.completion_tokens,
+        }
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _submit(self, piece: Work) -> None:
+        claim = piece.claim
+        try:
+            request = build_request(piece)
+            with self._inside_lock:
+                self._inside += 1
+            try:
+                self._engine.submit(request, on_done=partial(self._on_done, claim))
+            except BaseException:
+                self._leave()
+                raise
+        except Refused as refusal:
+            self._end(Finished(claim, ending=None if refusal.code in _NOT_NOW else read_refusal(claim, refusal)))
+        except BatchinferError as error:
+            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, error.as_dict())))
+        except Exception:
+            _log.exception("a request could not be submitted", job_id=str(claim.subject_id))
+            fault = Internal("The job could not be started. The log of the worker says why.")
+            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, fault.as_dict(), transient=True)))
+
+    def _on_done(self, claim: Claim, done: Done) -> None:
+        """On the engine's thread: hand over and return."""
+        self._leave()
+        if done.finish in ("stop", "length"):
+            outcome = read_outcome(claim, done, revision=self._revision, engine=self._engine.name)
+            self._end(Finished(claim, outcome=outcome))
+        elif done.finish == "error":
+            self._end(Finished(claim, ending=read_failure(claim, done)))
+        elif done.finish == "cancelled":
+            # Nobody here asked for it, or the claim would not be held any more: it runs again.
+            self._end(Finished(claim))
+        # An expired one stays held until upkeep ends its row, by the database's clock; the heart then lets
+        # it go.
+        self.on_room()
+
+    def _end(self, finished: Finished) -> None:
+        if self._held.pop(finished.claim):
+            self._committer.put(finished)
+
+    def _leave(self) -> None:
+        with self._inside_lock:
+            self._inside -= 1

@@ -1,0 +1,69 @@
+"""The beat: `celery -A workers.beat beat`. Its scheduler does the tick itself instead of sending a message:
+Redis may be away, and no file is kept."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from celery.beat import Scheduler
+
+from batchinfer.observe.logs import get_logger
+from batchinfer.services.context import Context, open_context
+from batchinfer.settings import load_settings
+from workers.application import make_application
+from workers.ticking import tick
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+_log = get_logger(__name__)
+
+
+class TickScheduler(Scheduler):  # type: ignore[misc]
+    """One entry, done here: `services.upkeep.tick` every `reap_s`. Two beats at once are harmless."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._ctx: Context | None = None
+        super().__init__(*arguments, **options)
+
+    def setup_schedule(self) -> None:
+        """Called unless Celery only wants to show the schedule."""
+        self._ctx = open_context(load_settings(), name="batchinfer beat", pool_size=2)
+        _log.info("beat started", reap_s=self._ctx.settings.reap_s)
+
+    def tick(self, **_: Any) -> float:
+        """Do what is due. Answers the seconds until the next tick."""
+        ctx = self._ctx
+        if ctx is None:
+            return float(self.max_interval)
+        started = time.monotonic()
+        tick(ctx)
+        return max(0.05, ctx.settings.reap_s - (time.monotonic() - started))
+
+    def sync(self) -> None:
+        """Nothing is kept in a file."""
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        if self._ctx is not None:
+            self._ctx.close()
+            self._ctx = None
+
+    @property
+    def info(self) -> str:
+        """A line of the banner."""
+        return "    . schedule -> a tick, done by beat itself"
+
+
+@cache
+def _make_app() -> Celery:
+    return make_application("beat")
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when Celery asks for it: importing this module needs no settings."""
+    if name == "app":
+        return _make_app()
+    raise AttributeError(name)

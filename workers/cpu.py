@@ -1,0 +1,91 @@
+"""The CPU worker: `celery -A workers.cpu worker -n cpu-0@%h`. It prepares pictures and renders documents.
+
+Claimed, fenced and reaped like a model's work; users' files are opened in limited child processes only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from batchinfer.bus.app import CPU_QUEUE, PREPARE_TASK
+from batchinfer.services.context import Context, open_context
+from batchinfer.settings import load_settings
+from workers.application import make_application, option
+from workers.bootstep import DutyStep, wake_current
+from workers.committer import Committer
+from workers.crew import Crew
+from workers.duty import Duty
+from workers.lease import Lease
+from workers.ticking import StandIn
+from workers.workshop import Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from celery import Celery
+    from kombu import Queue
+
+#: Feeder, committer, heart and stand-in; each piece needs one more.
+CONNECTIONS = 4
+
+
+class CpuDuty(Duty):
+    """Open the sandbox and work in it; tick where nobody else does."""
+
+    def __init__(self, ctx: Context, worker: str, *, processes: int) -> None:
+        super().__init__(ctx, worker)
+        self._processes = processes
+
+    def open(self) -> Crew:
+        lease = Lease(self.ctx, role="cpu", worker=self.worker, device="cpu", slots=self._processes)
+        committer = Committer(self.ctx, lease)
+        station = Workshop(self.ctx, lease, committer, processes=self._processes, scratch=self._make_scratch())
+        crew = Crew(self.ctx, lease, committer, station)
+        station.on_room = crew.feeder.wake
+        StandIn(self.ctx, self.quit).start()
+        return crew
+
+    def _make_scratch(self) -> Path:
+        """A folder of our own for pictures on their way into the store; what an earlier process left is
+        removed."""
+        scratch = self.ctx.settings.home / "scratch" / self.worker
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True, mode=0o700)
+        return scratch
+
+
+class CpuStep(DutyStep):
+    """Started by Celery with the options of the command line."""
+
+    requires: ClassVar[set[str]] = {"celery.worker.components:Pool"}
+
+    def make_duty(self, worker: Any) -> Duty:
+        processes, name = int(self.options["processes"]), str(worker.hostname)
+        ctx = open_context(load_settings(), name=f"batchinfer {name}", pool_size=CONNECTIONS + processes)
+        return CpuDuty(ctx, name, processes=processes)
+
+    def list_queues(self) -> Sequence[Queue]:
+        return [CPU_QUEUE]
+
+
+OPTIONS = (option("--processes", type=click.IntRange(1, 64), default=2, help="Pieces of work at once."),)
+
+
+@cache
+def _make_app() -> Celery:
+    app = make_application("cpu", OPTIONS)
+    app.steps["worker"].add(CpuStep)
+    app.task(wake_current, name=PREPARE_TASK, ignore_result=True, typing=False)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when Celery asks for it: importing this module needs no settings."""
+    if name == "app":
+        return _make_app()
+    raise AttributeError(name)

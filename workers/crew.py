@@ -1,0 +1,88 @@
+"""The threads around one station, started and ended in order: lease, committer, heart, feeder, watchdog."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.errors import Unavailable
+from batchinfer.observe.logs import get_logger
+from workers.feeder import Feeder
+from workers.heart import Heart
+from workers.insist import insist
+from workers.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    import threading
+    from uuid import UUID
+
+    from batchinfer.services.context import Context
+    from workers.committer import Committer
+    from workers.lease import Lease
+    from workers.station import Station
+
+#: Time for the last results and the end of the lease, after the drain.
+LAST_WRITES_S = 5.0
+
+_log = get_logger(__name__)
+
+
+class Crew:
+    """Works until `drain`. The committer exists before the station, which hands over to it."""
+
+    def __init__(self, ctx: Context, lease: Lease, committer: Committer, station: Station) -> None:
+        self.lease, self.committer, self.station = lease, committer, station
+        self.feeder = Feeder(ctx, lease, station, committer)
+        self.heart = Heart(ctx, lease, station, committer, self.describe)
+        self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
+        self._ctx = ctx
+        committer.on_written = self.feeder.wake
+
+    def start(self, quit_: threading.Event) -> UUID:
+        """Open the lease, however long the database takes, and begin. Raises Stopped."""
+        lease_id = insist(lambda: self.lease.open(self.describe()), quit_, what="a lease")
+        _log.info("lease opened", lease_id=str(lease_id))
+        self.committer.start()
+        self.heart.start()
+        self.watchdog.start()
+        self.feeder.start()
+        return lease_id
+
+    def drain(self, drain_s: float, reason: str) -> None:
+        """Claim nothing more, give what runs `drain_s` seconds, write what ended, give back the rest
+        unharmed."""
+        started = time.monotonic()
+        self.feeder.stop()
+        # The heart beats on: what ends in the drain is written under a living lease.
+        self.station.drain(drain_s)
+        self.watchdog.stop()
+        written = self.committer.flush(LAST_WRITES_S)
+        self.heart.stop()
+        left = len(self.lease.held)
+        try:
+            self.lease.end(reason)
+        except Unavailable as error:
+            _log.warning("the lease could not be ended; its time will run out", code=error.code)
+        self.station.close()
+        _log.info("drained", seconds=round(time.monotonic() - started, 2), released=left, all_written=written)
+
+    def describe(self) -> dict[str, Any]:
+        """What `celery inspect stats` and the list of workers show."""
+        lease_id, counts = self.lease.id, self.committer.counts
+        return {
+            **self.station.info(),
+            "lease_id": str(lease_id) if lease_id else None,
+            "lease_age_s": round(self.lease.age_s, 1),
+            "lost_leases": self.heart.lost_leases,
+            "held": len(self.lease.held),
+            "claims": self.feeder.claims,
+            "claimed": self.feeder.rows,
+            "isolating": self.feeder.isolating,
+            "groups": counts.groups,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "retried": counts.retried,
+            "released": counts.released,
+            "fenced": counts.fenced,
+            "dropped": counts.dropped,
+        }

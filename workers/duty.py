@@ -1,0 +1,107 @@
+"""A worker's duty, from its start to its end, on a thread of its own: it needs no Redis, and Celery's part
+needs not it.
+
+Celery's main thread may spend its time reaching for a broker that is not there; work flows all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.observe.logs import get_logger
+from workers.crew import LAST_WRITES_S, Crew
+from workers.insist import Stopped
+from workers.watchdog import EXIT_MODEL, end_process_after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchinfer.services.context import Context
+
+#: On top of the drain and the last writes, for whatever else an orderly end needs.
+SPARE_S = 4.0
+#: Time for a start that is under way to notice the end.
+START_GRACE_S = 2.0
+
+_log = get_logger(__name__)
+
+
+class StartFailed(Exception):
+    """This process cannot do its duty, and would not if started again. The message is a line for the log."""
+
+
+class Duty(ABC, threading.Thread):
+    """Subclasses say what to open and what to note. `on_ready` runs when work is taken, `on_failed` with
+    the status that the process must end with."""
+
+    def __init__(self, ctx: Context, worker: str) -> None:
+        super().__init__(name="duty", daemon=True)
+        self.ctx, self.worker = ctx, worker
+        self.crew: Crew | None = None
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_failed: Callable[[int], None] = lambda _status: None
+        self.quit = threading.Event()
+
+    @abstractmethod
+    def open(self) -> Crew:
+        """Make everything ready for work but the lease. Raises StartFailed, Stopped."""
+
+    def note(self, state: str) -> None:
+        """Record where the worker is: ready, draining or stopped."""
+
+    def describe(self) -> dict[str, Any]:
+        """For `celery inspect stats`, before the crew works too."""
+        return {}
+
+    def run(self) -> None:
+        try:
+            self.crew = self.open()
+            self.crew.start(self.quit)
+            self.note("ready")
+            _log.info("ready", worker=self.worker)
+            self.on_ready()
+        except Stopped:
+            self.note("stopped")
+            return
+        except StartFailed as error:
+            _log.error(str(error), worker=self.worker)
+            self.on_failed(EXIT_MODEL)
+            return
+        except Exception:
+            _log.exception("the worker could not start")
+            self.on_failed(1)
+            return
+        self.quit.wait()
+        self._leave(self.crew)
+
+    def wake(self) -> None:
+        """An announcement came."""
+        if self.crew is not None:
+            self.crew.feeder.wake()
+
+    def beat_soon(self) -> None:
+        """Somebody says that jobs were cancelled."""
+        if self.crew is not None:
+            self.crew.heart.beat_soon()
+
+    def stop(self) -> None:
+        """Begin the orderly end. Safe from a signal handler, and to call twice."""
+        if not self.quit.is_set():
+            self.quit.set()
+            limit_s = self.ctx.settings.drain_s + LAST_WRITES_S + SPARE_S
+            end_process_after(limit_s, 1, "the worker was told to stop")
+
+    def wait(self) -> bool:
+        """Wait for the orderly end. False where it does not come: a model that is being loaded cannot be stopped."""
+        self.join(self.ctx.settings.drain_s + LAST_WRITES_S if self.crew else START_GRACE_S)
+        return not self.is_alive()
+
+    def _leave(self, crew: Crew) -> None:
+        try:
+            self.note("draining")
+            crew.drain(self.ctx.settings.drain_s, "the worker was told to stop")
+            self.note("stopped")
+        except Exception:
+            _log.exception("the orderly end failed")

@@ -1,0 +1,96 @@
+"""From a stored prompt to a request of the engine, and from the engine's end to what is stored."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.domain.jobs import Usage
+from batchinfer.errors import BadRequest, Failure
+from batchinfer.store.claims import Claim, Ending, Outcome
+from workers.engine.protocol import Done, EngineFailure, Image, Refused, Request, Sampling
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from batchinfer.services.work import Work
+
+
+def build_request(piece: Work) -> Request:
+    """The request of a claim. Raises Failure: a picture is gone (`blob_missing`), or the prompt is not one
+    of ours (`prompt_unreadable`)."""
+    claim, prompt = piece.claim, piece.prompt
+    try:
+        images = tuple(
+            Image(image["normal"]["sha256"], path) for image, path in zip(prompt["images"], piece.paths, strict=True)
+        )
+        request = Request(
+            id=str(claim.id),
+            messages=tuple(prompt["messages"]),
+            images=images,
+            sampling=Sampling(**prompt["sampling"]),
+            max_tokens=prompt["max_tokens"],
+            stop=tuple(prompt["stop"]),
+            response_format=prompt["response_format"],
+            job_class=claim.job_class.value,
+            deadline=_find_deadline(claim),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Failure("The job's stored prompt cannot be read. Submit it again.", code="prompt_unreadable") from None
+    for image in images:
+        if not image.path.is_file():
+            raise Failure(
+                "A picture of this job is no longer in the store. Submit the job again with the file.",
+                code="blob_missing",
+            )
+    return request
+
+
+def _find_deadline(claim: Claim) -> float | None:
+    """The job's deadline on `time.monotonic()`: what was left when it was claimed, both by the database's
+    clock."""
+    if claim.expires_at is None or claim.leased_at is None:
+        return None
+    left: timedelta = claim.expires_at - claim.leased_at
+    return time.monotonic() + left.total_seconds()
+
+
+def read_outcome(claim: Claim, done: Done, *, revision: str, engine: str) -> Outcome:
+    """A success, as it is stored."""
+    usage = done.usage
+    return Outcome(
+        id=claim.id,
+        attempt=claim.attempt,
+        text=done.text,
+        finish_reason=done.finish,
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            image_tokens=usage.image_tokens,
+            cached_tokens=usage.cached_tokens,
+            images=usage.images,
+        ),
+        model=claim.model,
+        revision=revision,
+        engine=engine,
+        timings=dict(done.timings),
+        logprobs=None if done.logprobs is None else [dict(entry) for entry in done.logprobs],
+    )
+
+
+def read_failure(claim: Claim, done: Done) -> Ending:
+    """An end with an error, as it is stored."""
+    failure = done.error or EngineFailure("engine_failed", "The engine ended the job without a reason.", transient=True)
+    return Ending(
+        id=claim.id,
+        attempt=claim.attempt,
+        error=Failure(failure.message, code=failure.code).as_dict(),
+        transient=failure.transient,
+        timings=dict(done.timings),
+    )
+
+
+def read_refusal(claim: Claim, refusal: Refused) -> Ending:
+    """What can never run: the request was wrong, and another try would not mend it."""
+    error: dict[str, Any] = BadRequest(refusal.message, code=refusal.code).as_dict()
+    return Ending(claim.id, claim.attempt, error)

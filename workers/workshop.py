@@ -1,0 +1,154 @@
+"""The station of a CPU worker: it prepares pictures and renders documents, each piece on a thread, in the
+sandbox."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from batchinfer.errors import BadRequest, BatchinferError, Failure, Internal
+from batchinfer.media.sandbox import SandboxPool
+from batchinfer.observe.logs import get_logger
+from batchinfer.services import work
+from batchinfer.store.claims import Claim, Ending
+from workers.committer import Committer, Finished
+from workers.insist import Stopped, insist
+from workers.preparing import normalise_images
+from workers.rendering import render_document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from batchinfer.services.context import Context
+    from batchinfer.services.work import PagePicture, Work
+    from workers.lease import Lease
+
+_log = get_logger(__name__)
+
+
+class Workshop:
+    """Implements Station with `processes` pieces at once, and as many limited child processes."""
+
+    kinds: tuple[str, ...] = (work.PREPARE, work.RENDER)
+    model: str | None = None
+
+    def __init__(self, ctx: Context, lease: Lease, committer: Committer, *, processes: int, scratch: Path) -> None:
+        settings = ctx.settings
+        self.slots = processes
+        #: Called when a piece has ended: the feeder's `wake`.
+        self.on_room: Callable[[], None] = lambda: None
+        self._ctx, self._lease, self._committer, self._scratch = ctx, lease, committer, scratch
+        self._sandbox = SandboxPool(processes, settings.sandbox_memory_mib, settings.sandbox_timeout_s)
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="workshop")
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._ended = 0
+        self._quit = threading.Event()
+
+    def count_inside(self) -> int:
+        with self._changed:
+            return self._inside
+
+    def count_room(self) -> int:
+        """One piece more than there are processes, so that none waits for a claim."""
+        return 0 if self._quit.is_set() else max(0, self.slots + 1 - self.count_inside())
+
+    def take(self, pieces: Sequence[Work]) -> None:
+        for piece in pieces:
+            with self._changed:
+                self._inside += 1
+            self._threads.submit(self._run, piece)
+
+    def cancel(self, claims: Sequence[Claim]) -> None:
+        """Nothing to do: each piece looks between two steps whether it is still held."""
+
+    def progress(self) -> float:
+        """Always now: each step in the sandbox has its own time limit."""
+        return time.monotonic()
+
+    def drain(self, deadline_s: float) -> None:
+        """What does not end in time is killed with its child process; it stays held and is released with
+        the lease."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside, timeout=deadline_s)
+        self.close()
+
+    def info(self) -> dict[str, Any]:
+        return {"processes": self.slots, "running": self.count_inside(), "ended": self._ended}
+
+    def close(self) -> None:
+        self._quit.set()
+        self._sandbox.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, piece: Work) -> None:
+        claim = piece.claim
+        try:
+            if self._wanted(claim):
+                (self._render if claim.kind == work.RENDER else self._prepare)(piece)
+        except Stopped:
+            pass
+        except (BadRequest, Failure) as error:
+            self._fail(claim, error, transient=False)
+        except BatchinferError as error:  # a part was not there: no process, no space
+            self._fail(claim, error, transient=True)
+        except Exception:
+            _log.exception("work failed", kind=claim.kind, subject_id=str(claim.subject_id))
+            fault = Internal("The file could not be worked on. The log of the worker says why.")
+            self._fail(claim, fault, transient=True)
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._ended += 1
+                self._changed.notify_all()
+            self.on_room()
+
+    def _prepare(self, piece: Work) -> None:
+        claim = piece.claim
+        images = normalise_images(
+            piece,
+            blobs=self._ctx.blobs,
+            sandbox=self._sandbox,
+            settings=self._ctx.settings,
+            scratch=self._scratch,
+            wanted=partial(self._wanted, claim),
+        )
+        if images is not None:
+            self._insist(lambda: work.mark_prepared(self._ctx, claim.lease_id, claim, images))
+            self._lease.held.pop(claim)
+
+    def _render(self, piece: Work) -> None:
+        claim = piece.claim
+
+        def save(pages: Sequence[PagePicture], total: int) -> bool:
+            return self._insist(lambda: work.save_pages(self._ctx, claim.lease_id, claim, pages=pages, total=total))
+
+        if render_document(
+            piece,
+            save,
+            blobs=self._ctx.blobs,
+            sandbox=self._sandbox,
+            settings=self._ctx.settings,
+            scratch=self._scratch,
+            wanted=partial(self._wanted, claim),
+        ):
+            self._insist(lambda: work.finish_render(self._ctx, claim.lease_id, claim))
+            self._lease.held.pop(claim)
+
+    def _wanted(self, claim: Claim) -> bool:
+        return not self._quit.is_set() and self._lease.held.has(claim)
+
+    def _insist(self, action: Callable[[], bool]) -> bool:
+        """Until the database answers, or this process ends. The fence makes each of these safe to repeat."""
+        return insist(action, self._quit, what="the end of a piece of work")
+
+    def _fail(self, claim: Claim, error: BatchinferError, *, transient: bool) -> None:
+        if self._quit.is_set():
+            return  # its child process was killed because we stop; the lease gives it back
+        if self._lease.held.pop(claim):
+            ending = Ending(claim.id, claim.attempt, error.as_dict(), transient=transient)
+            self._committer.put(Finished(claim, ending=ending))
