@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(40_000_000, ge=1024, description="Most pixels of a picture, checked before decoding.")
     max_frames: int = Field(1, ge=1, description="Most frames of a picture (a TIFF is a document and has pages).")
     max_pages: int = Field(2000, ge=1, description="Most pages of a document.")
-    max_side: int = Field(2048, ge=32, description="Longest side in pixels of what a model sees; larger is scaled down.")
+    max_side: int = Field(
+        2048, ge=32, description="Longest side in pixels of what a model sees; larger is scaled down."
+    )
     render_dpi: int = Field(144, ge=36, le=600, description="Resolution at which a page of a PDF is rendered.")
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
@@ -97,4 +99,6 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}: {first['msg']}. Correct or unset it; docs/settings.md lists every setting.") from None
+        raise SettingsError(
+            f"{name}: {first['msg']}. Correct or unset it; docs/settings.md lists every setting."
+        ) from None

@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 from batchinfer.samples import degrade
-from batchinfer.samples.pages import FIELDS, PAGE_SIZE, Page, draw_page
+from batchinfer.samples.documents import (
+    RESOLUTION,
+    SCAN_NOISE,
+    SCAN_SKEW_DEGREES,
+    SampleDocument,
+    write_documents,
+)
+from batchinfer.samples.pages import FIELDS, PAGE_SIZE, Page, Split, draw_page
 from batchinfer.samples.sheet import Glyph
 
-__all__ = ["FIELDS", "PAGE_SIZE", "Glyph", "Page", "degrade", "draw_page"]
+__all__ = [
+    "FIELDS",
+    "PAGE_SIZE",
+    "RESOLUTION",
+    "SCAN_NOISE",
+    "SCAN_SKEW_DEGREES",
+    "Glyph",
+    "Page",
+    "SampleDocument",
+    "Split",
+    "degrade",
+    "draw_page",
+    "write_documents",
+]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-import random
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops, ImageFilter
+
+if TYPE_CHECKING:
+    import random
 
 #: Standard deviation, in grey levels, of the mean of three evenly drawn bytes.
 _DEVIATION = 42.6

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
-
-from PIL import Image
+from typing import TYPE_CHECKING, Literal
 
 from batchinfer.samples import degrade
 from batchinfer.samples.layouts import HELD_OUT_LAYOUTS, TRAIN_LAYOUTS, Layout
@@ -20,6 +18,9 @@ from batchinfer.samples.vocabulary import (
     item_name,
     vendor_name,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Split = Literal["train", "held_out"]
 
@@ -99,11 +100,11 @@ class _Setting:
         self.sheet = Sheet(rng, PAGE_SIZE, PAGE_SIZE)
         self.lines: list[str] = []
         self.spans: dict[str, tuple[int, int]] = {}
-        self.size = rng.randint(18, 22)
+        self.size = rng.randint(20, 22)
         self.left = rng.randint(6, 18)
         count = len(layout.head) + len(self.items) + 1
         #: Space under a line, so that the page is neither crowded nor overfull.
-        self.gap = rng.uniform(5, min(14, (PAGE_SIZE - 24) / count - self.size))
+        self.gap = rng.uniform(5, min(14, (PAGE_SIZE - 20) / count - self.size))
         spare = PAGE_SIZE - 20 - count * (self.size + self.gap)
         self.baseline = 8 + self.size + rng.uniform(0, max(0.0, spare))
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
 
 #: Height of the middle of a character above the baseline, as a share of the font size.
 _MIDDLE = 0.35
@@ -32,9 +37,22 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=1 << 16)
+def _advance(char: str, following: str, size: int) -> float:
+    """Pixels from one character to the next, kerning included."""
+    return font(size).getlength(char + following) - font(size).getlength(following)
+
+
+def _edges(text: str, size: int) -> Iterator[float]:
+    """Where each character ends, in pixels from the start of the text."""
+    right = 0.0
+    for char, following in zip_longest(text, text[1:], fillvalue=""):
+        right += _advance(char, following, size)
+        yield right
+
+
 def text_width(text: str, size: int) -> float:
     """Advance of a text in pixels."""
-    return font(size).getlength(text)
+    return max(_edges(text, size), default=0.0)
 
 
 class Sheet:
@@ -51,9 +69,8 @@ class Sheet:
         """Draw a text from `x` on; returns where it ends."""
         self._draw.text((x, baseline), text, fill=self.ink, font=font(size), anchor="ls")
         left = 0.0
-        for end in range(1, len(text) + 1):
-            right = text_width(text[:end], size)
-            self.glyphs.append(Glyph(text[end - 1], x + (left + right) / 2, baseline - _MIDDLE * size))
+        for char, right in zip(text, _edges(text, size), strict=True):
+            self.glyphs.append(Glyph(char, x + (left + right) / 2, baseline - _MIDDLE * size))
             left = right
         return x + left
 

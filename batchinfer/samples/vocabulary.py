@@ -1,13 +1,16 @@
 """Words for sample pages: all of them made up, the held-out ones never drawn for training.
 
-Training vendors are put together from syllables (and, one time in five, from single letters), so that a
+Training vendors are put together from syllables (and, one time in seven, from single letters), so that a
 model has to read them. A word that happens to equal a held-out word is drawn again.
 """
 
 from __future__ import annotations
 
-import random
 import string
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
 
 KINDS = ("invoice", "receipt", "order", "quote")
 CURRENCIES = ("USD", "EUR", "GBP", "CHF", "JPY", "CNY")
@@ -25,10 +28,52 @@ HELD_OUT_VENDOR_WORDS = (
 HELD_OUT_ITEMS = ("Toner", "Lamp", "Cable", "Chair", "Folder", "Monitor", "Label", "Glue", "Tape", "Hinge")
 HELD_OUT_PREFIXES = ("INV", "PO", "RX", "Q", "BK", "TN")
 
-_ONSETS = ("", "b", "br", "c", "ch", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "pr", "qu", "r")
+_ONSETS = (
+    "",
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "g",
+    "gl",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "qu",
+    "r",
+)
 _ONSETS_TOO = ("s", "sh", "st", "t", "th", "tr", "v", "w", "wh", "x", "y", "z")
 _VOWELS = ("a", "e", "i", "o", "u", "ea", "oo", "ai", "y")
-_CODAS = ("", "", "", "l", "ll", "m", "n", "nd", "ng", "r", "rk", "s", "ss", "t", "ck", "x", "st", "ld", "v", "b")
+_CODAS = (
+    "",
+    "",
+    "",
+    "l",
+    "ll",
+    "m",
+    "n",
+    "nd",
+    "ng",
+    "r",
+    "rk",
+    "s",
+    "ss",
+    "t",
+    "ck",
+    "x",
+    "st",
+    "ld",
+    "v",
+    "b",
+)
 _HELD_OUT_LOWER = frozenset(word.lower() for word in (*HELD_OUT_VENDOR_WORDS, *HELD_OUT_ITEMS))
 
 
@@ -40,7 +85,7 @@ def training_word(rng: random.Random, *, longest: int = 10) -> str:
     """A capitalised pseudo-word of 3 to `longest` letters which is in no held-out list."""
     while True:
         length = rng.randint(3, longest)
-        if rng.random() < 0.2:
+        if rng.random() < 0.15:
             word = "".join(rng.choice(string.ascii_lowercase) for _ in range(length))
         else:
             word = ""
@@ -52,13 +97,11 @@ def training_word(rng: random.Random, *, longest: int = 10) -> str:
 
 
 def vendor_name(rng: random.Random, split: str) -> str:
-    """Two words, or one word and a company form, or all three: at most 22 characters."""
+    """A word and a company form, or, one time in four, two words: at most 19 characters."""
     while True:
-        words = [_vendor_word(rng, split) for _ in range(rng.choice((1, 1, 2)))]
-        if len(words) == 1 or rng.random() < 0.5:
-            words.append(rng.choice(COMPANY_FORMS))
-        name = " ".join(words)
-        if len(name) <= 22:
+        second = _vendor_word(rng, split) if rng.random() < 0.25 else rng.choice(COMPANY_FORMS)
+        name = f"{_vendor_word(rng, split)} {second}"
+        if len(name) <= 19:
             return name
 
 
@@ -72,12 +115,12 @@ def item_name(rng: random.Random, split: str) -> str:
 
 
 def document_number(rng: random.Random, split: str) -> str:
-    """A prefix, a dash and three to six digits, such as `INV-40213`."""
+    """A prefix, a dash and three to five digits, such as `INV-40213`."""
     if split == "held_out":
         prefix = rng.choice(HELD_OUT_PREFIXES)
     else:
         prefix = "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(1, 3)))
-    return f"{prefix}-{digits(rng, rng.randint(3, 6))}"
+    return f"{prefix}-{digits(rng, rng.randint(3, 5))}"
 
 
 def digits(rng: random.Random, count: int) -> str:
@@ -85,7 +128,7 @@ def digits(rng: random.Random, count: int) -> str:
     return str(rng.randint(1, 9)) + "".join(rng.choice(string.digits) for _ in range(count - 1))
 
 
-def amount(rng: random.Random, *, longest: int = 5) -> str:
+def amount(rng: random.Random, *, longest: int = 4) -> str:
     """An amount with two decimals and one to `longest` digits before the point."""
     return f"{digits(rng, rng.randint(1, longest))}.{rng.choice(string.digits)}{rng.choice(string.digits)}"
 

@@ -68,7 +68,7 @@ def list_programs(settings: Settings, fleet: Fleet, listener: int) -> list[Progr
         *models,
         _program("web", "web", web, environment, settings.home, keep=(listener,)),
         *cpus,
-        _program("beat", "beat", _celery("workers.beat", "beat"), environment, settings.home),
+        _program("beat", "beat", _celery("workers.beat", "-q", "beat"), environment, settings.home),
     ]
 
 

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workers.engine.engine import TransformersEngine
 from workers.engine.fake import FakeEngine
 from workers.engine.loader import LoadedModel
 from workers.engine.protocol import Done, Engine, Refused, Request, Sampling
+from workers.engine.scheduler import LengthClass
 from workers.engine.static import StaticBatchEngine
 
 #: Generous: the machine may be busy.
@@ -35,7 +37,14 @@ def open_static(model: LoadedModel, **options: Any) -> Engine:
     return StaticBatchEngine(dataclasses.replace(model, eos_ids=frozenset()), **options)
 
 
-@pytest.fixture(params=["fake", "static"])
+def open_continuous(model: LoadedModel, *, slots: int, **options: Any) -> Engine:
+    # Two length classes, so that every test crosses from one to the other.
+    classes = [LengthClass(slots - slots // 2, model.context_tokens)]
+    classes += [LengthClass(slots // 2, 128)] if slots > 1 else []
+    return TransformersEngine(dataclasses.replace(model, eos_ids=frozenset()), classes=classes, **options)
+
+
+@pytest.fixture(params=["fake", "static", "continuous"])
 def open_one(request: pytest.FixtureRequest) -> Iterator[OpenEngine]:
     """Opens an engine of the kind under test; closed at the end."""
     opened: list[Engine] = []
@@ -43,6 +52,8 @@ def open_one(request: pytest.FixtureRequest) -> Iterator[OpenEngine]:
     def build(slots: int = 4, **options: Any) -> Engine:
         if request.param == "fake":
             engine = open_fake(slots=slots, **options)
+        elif request.param == "continuous":
+            engine = open_continuous(request.getfixturevalue("qwen3_vl"), slots=slots, **options)
         else:
             engine = open_static(request.getfixturevalue("qwen3_vl"), slots=slots, **options)
         opened.append(engine)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from batchinfer.samples import PAGE_SIZE
 from workers.models import alphabet
-from workers.models.practice import Example, examples
+from workers.models.practice import Example, dense_pages, examples
 from workers.models.targets import CELLS, IGNORE, pointers, slot_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.sharedctypes import Synchronized
+
+#: Among the pages that are asked about, this share holds unrelated strings.
+_LINES_SHARE = 0.12
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Batch:
 
     #: Grey levels, shape (batch, height, width), uint8.
     pages: torch.Tensor
-    #: Shape (batch, length), padded on the right.
+    #: Shape (batch, length), padded on the right; of length 0 if the pages are only looked at.
     ids: torch.Tensor
     #: The token each position must predict, shape (batch, length), `IGNORE` outside the answer.
     labels: torch.Tensor
@@ -50,25 +56,36 @@ def collate(drawn: list[Example]) -> Batch:
     return Batch(pages, ids, labels, torch.stack([slot_classes(example) for example in drawn]), where)
 
 
+def only_seen(drawn: list[Example]) -> Batch:
+    """A batch about which nothing is asked: it trains the vision half, for half the price."""
+    nothing = torch.empty((len(drawn), 0), dtype=torch.long)
+    pages = torch.stack([_grey(example) for example in drawn])
+    slots = torch.stack([slot_classes(example) for example in drawn])
+    return Batch(pages, nothing, nothing, slots, nothing)
+
+
 def _grey(example: Example) -> torch.Tensor:
     flat = torch.frombuffer(bytearray(example.image.tobytes()), dtype=torch.uint8)
     return flat.view(PAGE_SIZE, PAGE_SIZE)
 
 
 class Practice(IterableDataset[Batch]):
-    """Endless batches; `lines_share` may be changed while it runs."""
+    """Endless batches; the share of batches that are only looked at may be changed while it runs."""
 
-    def __init__(self, seed: int, batch_size: int, lines_share: Synchronized[float]) -> None:
-        self.seed, self.batch_size, self.lines_share = seed, batch_size, lines_share
+    def __init__(self, seed: int, batch_size: int, looking_share: Synchronized[float]) -> None:
+        self.seed, self.batch_size, self.looking_share = seed, batch_size, looking_share
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         number = worker.id if worker else 0
         torch.set_num_threads(1)
-        lines = examples(self.seed, 2 * number, lines_share=1.0)
-        pages = examples(self.seed, 2 * number + 1, lines_share=0.0)
+        dense = dense_pages(self.seed, number)
+        asked = examples(self.seed, number, lines_share=_LINES_SHARE)
+        owed = 0.0
         while True:
-            wanted = round(self.batch_size * self.lines_share.value)
-            drawn = [next(lines) for _ in range(wanted)]
-            drawn += [next(pages) for _ in range(self.batch_size - wanted)]
-            yield collate(drawn)
+            owed += self.looking_share.value
+            if owed >= 1:
+                owed -= 1
+                yield only_seen([next(dense) for _ in range(self.batch_size)])
+            else:
+                yield collate([next(asked) for _ in range(self.batch_size)])

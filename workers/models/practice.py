@@ -1,18 +1,21 @@
-"""What `docreader` practises on: a picture, a question, the answer, and where each answered character lies."""
+"""What `docreader` practises on: a picture, a question, the answer, and where each of its characters lies."""
 
 from __future__ import annotations
 
 import json
 import random
 import string
-from collections.abc import Iterator
 from dataclasses import dataclass
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from batchinfer.samples import FIELDS, PAGE_SIZE, Glyph, Page, degrade, draw_page
 from batchinfer.samples.sheet import Sheet, text_width
-from batchinfer.samples.vocabulary import amount, date, digits, training_word
+from batchinfer.samples.vocabulary import COMPANY_FORMS, amount, date, digits, document_number, training_word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import Image
 
 TRANSCRIBE = "Transcribe."
 EXTRACT = "Extract."
@@ -48,8 +51,15 @@ def examples(seed: int, worker: int, *, lines_share: float) -> Iterator[Example]
         yield _lines_example(rng) if rng.random() < lines_share else _page_example(rng)
 
 
+def dense_pages(seed: int, worker: int) -> Iterator[Example]:
+    """An endless stream of full pages of unrelated strings, to practise seeing alone."""
+    rng = random.Random(f"dense/{seed}/{worker}")
+    while True:
+        yield _lines_example(rng, most_lines=10, going_on=0.9)
+
+
 def _page_example(rng: random.Random) -> Example:
-    noise = rng.uniform(1, 14) if rng.random() < 0.5 else 0.0
+    noise = rng.uniform(1, 12) if rng.random() < 0.5 else 0.0
     skew = 2.0 if rng.random() < 0.5 else 0.0
     page = draw_page(rng.getrandbits(48), split="train", noise=noise, skew_degrees=skew)
     image = degrade.jpeg_artefacts(page.image, rng.randint(60, 95)) if rng.random() < 0.2 else page.image
@@ -80,12 +90,14 @@ def transcribe(image: Image.Image, text: str, glyphs: tuple[Glyph, ...]) -> Exam
     return Example(image, TRANSCRIBE, text, glyphs, printed)
 
 
-def _lines_example(rng: random.Random) -> Example:
-    sheet, size = Sheet(rng, PAGE_SIZE, PAGE_SIZE), rng.randint(17, 22)
-    baseline, lines = 4 + size + rng.uniform(0, 40), []
-    while baseline < PAGE_SIZE - 8 and len(lines) < 7:
+def _lines_example(rng: random.Random, *, most_lines: int = 7, going_on: float = 0.6) -> Example:
+    """Up to `most_lines` lines; after each string another follows with the chance `going_on`, if it fits."""
+    sheet, size = Sheet(rng, PAGE_SIZE, PAGE_SIZE), rng.randint(20, 22)
+    baseline = 4 + size + rng.uniform(0, 240 / most_lines)
+    lines: list[str] = []
+    while baseline < PAGE_SIZE - 8 and len(lines) < most_lines:
         x, text = rng.uniform(4, 60), _string(rng)
-        while rng.random() < 0.6:
+        while rng.random() < going_on and text_width(text, size) < _RIGHT_EDGE - x:
             text += " " + _string(rng)
         while x + text_width(text, size) > _RIGHT_EDGE:
             text = text[:-1]
@@ -95,7 +107,8 @@ def _lines_example(rng: random.Random) -> Example:
         baseline += size + rng.uniform(4, 16)
     if rng.random() < 0.4:
         sheet.tilt(rng.uniform(-2, 2))
-    image = degrade.add_noise(sheet.image, rng, rng.uniform(1, 12)) if rng.random() < 0.4 else sheet.image
+    image = degrade.blur(sheet.image, rng.uniform(0.2, 0.6)) if rng.random() < 0.2 else sheet.image
+    image = degrade.add_noise(image, rng, rng.uniform(1, 12)) if rng.random() < 0.4 else image
     return transcribe(image, "\n".join(lines), tuple(sheet.glyphs))
 
 
@@ -107,7 +120,11 @@ def _string(rng: random.Random) -> str:
         return amount(rng)
     if kind < 0.5:
         return date(rng)
-    if kind < 0.75:
+    if kind < 0.8:
         return training_word(rng)
+    if kind < 0.93:
+        return rng.choice(
+            (training_word(rng, longest=7).upper(), rng.choice(COMPANY_FORMS), document_number(rng, "train"))
+        )
     letters = string.ascii_letters + string.digits + string.punctuation
     return "".join(rng.choice(letters) for _ in range(rng.randint(1, 8)))

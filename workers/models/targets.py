@@ -6,11 +6,15 @@ in its slots, and each answer token must say in which slot the next character of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from batchinfer.samples import PAGE_SIZE
 from workers.models.architecture import CELL
-from workers.models.practice import Example
+
+if TYPE_CHECKING:
+    from workers.models.practice import Example
 
 #: A cell of 32 x 32 pixels has 8 x 2 slots of 4 x 16 pixels: less than the narrowest letter, half a line.
 SLOT_WIDTH, SLOT_HEIGHT = 4, 16
@@ -39,7 +43,7 @@ def slot_classes(example: Example) -> torch.Tensor:
 
 
 def pointers(example: Example) -> torch.Tensor:
-    """Column and row of each answered character, shape (answer + end, 2), `IGNORE` where it is not printed."""
+    """Column and row of each answered character, shape (answer + end, 2); `IGNORE` where none is printed."""
     places = torch.full((len(example.answer) + 1, 2), IGNORE, dtype=torch.long)
     for index, place in enumerate(example.printed):
         if place is None:
