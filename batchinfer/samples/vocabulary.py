@@ -1,6 +1,6 @@
 """Words for sample pages: all of them made up, the held-out ones never drawn for training.
 
-Training vendors are put together from syllables (and, one time in seven, from single letters), so that a
+Training vendors are put together from syllables (and, one time in four, from single letters), so that a
 model has to read them. A word that happens to equal a held-out word is drawn again.
 """
 
@@ -29,63 +29,31 @@ HELD_OUT_ITEMS = ("Toner", "Lamp", "Cable", "Chair", "Folder", "Monitor", "Label
 HELD_OUT_PREFIXES = ("INV", "PO", "RX", "Q", "BK", "TN")
 
 _ONSETS = (
-    "",
-    "b",
-    "br",
-    "c",
-    "ch",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gl",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "qu",
-    "r",
-)
-_ONSETS_TOO = ("s", "sh", "st", "t", "th", "tr", "v", "w", "wh", "x", "y", "z")
-_VOWELS = ("a", "e", "i", "o", "u", "ea", "oo", "ai", "y")
+    "", "b", "bl", "br", "c", "ch", "cl", "cr", "d", "dr", "f", "fl", "fr", "g", "gl", "gr", "h", "j", "k",
+    "kn", "l", "m", "n", "p", "ph", "pl", "pr", "qu", "r", "s", "sc", "sh", "sk", "sl", "sm", "sn", "sp",
+    "st", "sw", "t", "th", "tr", "tw", "v", "w", "wh", "x", "y", "z",
+)  # fmt: skip
+_VOWELS = (
+    "a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ea", "oo", "ai", "y", "ee", "ie", "io", "ou", "ow",
+    "ei",
+)  # fmt: skip
 _CODAS = (
-    "",
-    "",
-    "",
-    "l",
-    "ll",
-    "m",
-    "n",
-    "nd",
-    "ng",
-    "r",
-    "rk",
-    "s",
-    "ss",
-    "t",
-    "ck",
-    "x",
-    "st",
-    "ld",
-    "v",
-    "b",
-)
+    "", "", "", "b", "ck", "d", "f", "ft", "g", "k", "l", "ld", "lk", "ll", "lm", "lt", "m", "mb", "mm", "n",
+    "nd", "ng", "nn", "nt", "p", "r", "rb", "rd", "rk", "rl", "rm", "rn", "rr", "rt", "rv", "s", "sh", "sk",
+    "ss", "st", "t", "th", "tt", "v", "x",
+)  # fmt: skip
 _HELD_OUT_LOWER = frozenset(word.lower() for word in (*HELD_OUT_VENDOR_WORDS, *HELD_OUT_ITEMS))
 
 
 def _syllable(rng: random.Random) -> str:
-    return rng.choice(_ONSETS + _ONSETS_TOO) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+    return rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
 
 
 def training_word(rng: random.Random, *, longest: int = 10) -> str:
     """A capitalised pseudo-word of 3 to `longest` letters which is in no held-out list."""
     while True:
         length = rng.randint(3, longest)
-        if rng.random() < 0.15:
+        if rng.random() < 0.25:
             word = "".join(rng.choice(string.ascii_lowercase) for _ in range(length))
         else:
             word = ""

@@ -251,8 +251,12 @@ def record_replica(
     lease_id: UUID | None = None,
     error: dict[str, Any] | None = None,
     memory_mib: int | None = None,
+    verdict: dict[str, Any] | None = None,
 ) -> UUID:
-    """Write where a replica is: loading, verifying, ready, draining, stopped or failed. None makes a new one."""
+    """Write where a replica is: loading, verifying, ready, draining, stopped or failed. None makes a new one.
+
+    `verdict` is what its self-test found, as JSON.
+    """
     with ctx.db.transaction() as tx:
         return fleet.save_replica(
             tx,
@@ -266,4 +270,5 @@ def record_replica(
             lease_id=lease_id,
             error=error,
             memory_mib=memory_mib,
+            verdict=verdict,
         )

@@ -56,6 +56,8 @@ class Replica:
     lease_id: UUID | None
     error: dict[str, Any] | None
     memory_mib: int | None
+    #: What the self-test found at load; None before it ended, and for engines without one.
+    verdict: dict[str, Any] | None
     created_at: datetime
     ready_at: datetime | None
     ended_at: datetime | None
@@ -150,20 +152,22 @@ _SUPERSEDE = text("""
 """)
 _SAVE_REPLICA = text("""
     INSERT INTO replicas AS r (id, tenant_id, lease_id, worker, model, revision, engine, device, state, error,
-        memory_mib, ready_at, ended_at)
+        memory_mib, verdict, ready_at, ended_at)
     VALUES (:id, :tenant_id, :lease_id, :worker, :model, :revision, :engine, :device, :state, :error, :memory_mib,
+        :verdict,
         CASE WHEN :state = 'ready' THEN now() END, CASE WHEN :state IN ('stopped', 'failed') THEN now() END)
     ON CONFLICT (id) DO UPDATE SET
         lease_id = coalesce(excluded.lease_id, r.lease_id),
         revision = coalesce(nullif(excluded.revision, ''), r.revision),
         engine = coalesce(nullif(excluded.engine, ''), r.engine), device = excluded.device, state = excluded.state,
         error = coalesce(excluded.error, r.error), memory_mib = coalesce(excluded.memory_mib, r.memory_mib),
+        verdict = coalesce(excluded.verdict, r.verdict),
         ready_at = coalesce(r.ready_at, excluded.ready_at), ended_at = excluded.ended_at
     WHERE r.ended_at IS NULL
 """)
 _LIST_REPLICAS = text("""
-    SELECT id, worker, model, revision, engine, device, state, lease_id, error, memory_mib, created_at, ready_at,
-           ended_at
+    SELECT id, worker, model, revision, engine, device, state, lease_id, error, memory_mib, verdict, created_at,
+           ready_at, ended_at
     FROM replicas WHERE ended_at IS NULL OR ended_at > now() - make_interval(secs => :ended_within_s)
     ORDER BY ended_at IS NOT NULL, worker, created_at DESC LIMIT 500
 """)
@@ -182,6 +186,7 @@ def save_replica(
     lease_id: UUID | None = None,
     error: dict[str, Any] | None = None,
     memory_mib: int | None = None,
+    verdict: dict[str, Any] | None = None,
 ) -> UUID:
     """Write how a replica stands; one that has ended stays ended. None makes a new one."""
     chosen = replica_id or new_id()
@@ -189,6 +194,7 @@ def save_replica(
         tx.execute(_SUPERSEDE, {"worker": worker, "id": chosen})
     values = {"worker": worker, "model": model, "device": device, "state": state, "revision": revision}
     more = {"engine": engine, "lease_id": lease_id, "error": as_jsonb(error), "memory_mib": memory_mib}
+    more["verdict"] = as_jsonb(verdict)
     tx.execute(_SAVE_REPLICA, {"id": chosen, "tenant_id": DEFAULT_TENANT, **values, **more})
     return chosen
 

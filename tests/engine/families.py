@@ -60,9 +60,7 @@ class StubProcessing:
     def decode(self, ids: Any) -> str:
         return "".join(f" {token}" for token in ids)
 
-    def prepare(
-        self, request: Request, _: Rendered, arrived_at: float, context_tokens: int | None = None
-    ) -> Prepared:
+    def prepare(self, request: Request, _: Rendered, arrived_at: float, context_tokens: int | None = None) -> Prepared:
         ids: list[int] = []
         for part in request.messages[0]["content"]:
             if part["type"] == "image":
@@ -293,7 +291,7 @@ def _paddle_picture(model: Any, name: str) -> Picture:
 
 def _gemma3() -> Any:
     layers = ["sliding_attention", "full_attention"]
-    text = _text(sliding_window=8, layer_types=layers, query_pre_attn_scalar=16)
+    text = _text(sliding_window=8, layer_types=layers, query_pre_attn_scalar=16, tie_word_embeddings=False)
     config = tf.Gemma3Config(
         text_config=text,
         vision_config=_TOWER,
@@ -301,6 +299,7 @@ def _gemma3() -> Any:
         image_token_index=IMAGE,
         boi_token_index=START,
         eoi_token_index=STOP,
+        tie_word_embeddings=False,
     )
     config.image_token_id = IMAGE
     return tf.Gemma3ForConditionalGeneration(config)
@@ -358,9 +357,15 @@ def _idefics3() -> Any:
 
 def _paligemma() -> Any:
     tower = _TOWER | {"model_type": "siglip_vision_model", "projection_dim": 64, "vision_use_head": False}
-    text = tf.GemmaConfig(**_text())
+    # With tied embeddings a random Gemma only says its last token again.
+    text = tf.GemmaConfig(**_text(tie_word_embeddings=False))
     config = tf.PaliGemmaConfig(
-        text_config=text, vision_config=tower, image_token_index=IMAGE, projection_dim=64, hidden_size=64
+        text_config=text,
+        vision_config=tower,
+        image_token_index=IMAGE,
+        projection_dim=64,
+        hidden_size=64,
+        tie_word_embeddings=False,
     )
     config.image_token_id = IMAGE
     return tf.PaliGemmaForConditionalGeneration(config)

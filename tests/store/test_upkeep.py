@@ -158,9 +158,11 @@ def test_a_models_state_follows_its_replicas(bench):
     first = record(None, "loading")
     assert state() == "loading"
     record(first, "ready", lease_id=bench.open(), revision="r1", engine="fake", memory_mib=12)
+    record(first, "ready", verdict={"engine": "fake", "exact": 2, "of": 2})
     assert state() == "ready"
     (replica,) = fleet.list_replicas(bench.ctx, bench.caller)
     assert (replica.state, replica.revision, replica.memory_mib, replica.ended_at) == ("ready", "r1", 12, None)
+    assert replica.verdict == {"engine": "fake", "exact": 2, "of": 2}
     record(first, "failed", error={"code": "x"})
     assert state() == "failed"
     second = record(None, "verifying")

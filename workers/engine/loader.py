@@ -49,6 +49,8 @@ def open_engine(
 ) -> Engine:
     """An engine of a kind, ready to take requests: auto, static, transformers or fake.
 
+    auto and transformers are the continuous engine where the self-test finds that it is exact, else the static one.
+
     `threads` is what torch may use; by default half of the cores, as threads that wait for each other on busy
     cores are slower than one. `dtype` auto is float32 on a CPU and bfloat16 elsewhere. `options` go to the engine's
     class. Raises ModelError for a folder that cannot be served, ValueError for an unknown kind or dtype.
@@ -58,9 +60,13 @@ def open_engine(
     if kind == "fake":
         return FakeEngine(model=model.name, slots=slots, **options)
     loaded = load_model(model, device=device, dtype=dtype, threads=threads)
-    from workers.engine.static import StaticBatchEngine
+    if kind == "static":
+        from workers.engine.static import StaticBatchEngine
 
-    return StaticBatchEngine(loaded, slots=slots, **options)
+        return StaticBatchEngine(loaded, slots=slots, **options)
+    from workers.engine.continuous import open_continuous
+
+    return open_continuous(loaded, slots=slots, **options)
 
 
 def load_model(path: Path, *, device: str = "cpu", dtype: str = "auto", threads: int | None = None) -> LoadedModel:

@@ -76,6 +76,14 @@ class Prepared:
             keys.append(digest.copy().digest() if end <= first or end > last else b"")
         return keys
 
+    def prefix_keys(self, *, before_pictures: bool) -> list[bytes]:
+        """The block keys that a reused prefix may have; without `before_pictures` no picture may follow it."""
+        if before_pictures or not self.vision:
+            return self.block_keys
+        last = max(place for place, token in enumerate(self.prompt_ids) if token in self.image_token_ids)
+        ends = range(BLOCK_TOKENS, len(self.prompt_ids), BLOCK_TOKENS)
+        return [key if end > last else b"" for key, end in zip(self.block_keys, ends, strict=True)]
+
     def group_key(self) -> tuple[object, ...]:
         """Requests may share a forward where these agree: the same inputs, of the same shape but for the first axis."""
         return tuple((name, tuple(value.shape[1:])) for name, value in sorted(self.vision.items())) + tuple(

@@ -16,6 +16,7 @@ from workers.engine.protocol import Done, EngineFailure, Refused, TokenUsage
 from workers.engine.rows import Row
 from workers.engine.sampling import RowSampler
 from workers.engine.tickets import Ticket
+from workers.engine.verify import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ class Plan:
     prepared: Prepared | None = None
     grammar: Grammar | None = None
     failure: EngineFailure | None = None
-    #: How often it began again because a step failed.
-    restarts: int = 0
 
     @property
     def settled(self) -> bool:
@@ -41,11 +40,24 @@ class Plan:
 class PreparingEngine(ThreadedEngine):
     """`preparers` threads prepare up to twice as many requests ahead as there are slots."""
 
-    def __init__(self, loaded: LoadedModel, *, slots: int, preparers: int, max_images: int) -> None:
-        super().__init__(slots=slots, context_tokens=loaded.context_tokens, max_images=max_images)
+    #: What the self-test found, where one was run.
+    verdict: Verdict | None = None
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        slots: int,
+        preparers: int,
+        max_images: int,
+        context_tokens: int | None = None,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
+        context_tokens = min(loaded.context_tokens, context_tokens or loaded.context_tokens)
+        super().__init__(slots=slots, context_tokens=context_tokens, max_images=max_images)
         self._loaded = loaded
-        self._vocabulary: int = loaded.model.get_output_embeddings().weight.shape[0]
-        self._grammars: GrammarCompiler | None = None
+        self._vocabulary = count_logits(loaded)
+        self._grammars = grammars
         self._preparers = [
             threading.Thread(target=self._prepare_all, name=f"engine-prepare-{number}", daemon=True)
             for number in range(preparers)
@@ -65,7 +77,9 @@ class PreparingEngine(ThreadedEngine):
             plan: Plan = ticket.plan
             prepared, grammar, failure = None, None, None
             try:
-                prepared = self._loaded.processing.prepare(ticket.request, plan.rendered, ticket.submitted_at)
+                prepared = self._loaded.processing.prepare(
+                    ticket.request, plan.rendered, ticket.submitted_at, self.context_tokens
+                )
                 grammar = self._compile(ticket)
             except UnpreparableError as error:
                 failure = error.failure
@@ -106,6 +120,12 @@ class PreparingEngine(ThreadedEngine):
             timings = {"waiting": time.monotonic() - ticket.submitted_at}
             self._finish(ticket, Done(ticket.id, "", "error", ticket.plan.failure, usage, timings=timings))
 
+    def _finish(self, ticket: Ticket, done: Done) -> None:
+        super()._finish(ticket, done)
+        # Whoever keeps the handle need not keep the pixels. Other threads leave them: this one may be using them.
+        if threading.current_thread() is self._thread:
+            ticket.plan.prepared = ticket.plan.grammar = None
+
     def _new_row(self, ticket: Ticket) -> Row:
         """A fresh row; what the request streamed before a restart is not streamed again."""
         item: Prepared = ticket.plan.prepared
@@ -119,8 +139,7 @@ class PreparingEngine(ThreadedEngine):
         grammar = ticket.plan.grammar.fresh() if ticket.plan.grammar else None
         return Row(ticket, item, sampler, self._loaded.processing.decode, grammar)
 
-    def _put_back(self, ticket: Ticket) -> None:
-        """A started request waits again; its preparation is kept."""
-        with self._changed:
-            if self._inside.get(ticket.id) is ticket:
-                self._waiting[ticket.id] = ticket
+
+def count_logits(loaded: LoadedModel) -> int:
+    """The width of a loaded model's logits."""
+    return int(loaded.model.get_output_embeddings().weight.shape[0])

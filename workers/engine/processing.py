@@ -103,17 +103,23 @@ class Processing:
             )
         return Rendered(prompt, texts)
 
-    def prepare(self, request: Request, rendered: Rendered, arrived_at: float) -> Prepared:
-        """Open the pictures, process and tokenise. Raises UnpreparableError."""
+    def prepare(
+        self, request: Request, rendered: Rendered, arrived_at: float, context_tokens: int | None = None
+    ) -> Prepared:
+        """Open the pictures, process and tokenise; `context_tokens` may be fewer than the model's.
+
+        Raises UnpreparableError.
+        """
+        context = min(self._context_tokens, context_tokens or self._context_tokens)
         pictures = [_open(request.images[index], index) for index in find_image_places(request)]
         inputs = self._process(rendered, pictures, request.id)
         ids = inputs["input_ids"]
         prompt_ids = ids[0].tolist()
-        room = self._context_tokens - len(prompt_ids)
+        room = context - len(prompt_ids)
         if room < 1:
             raise UnpreparableError(
                 "context_length_exceeded",
-                f"The prompt has {len(prompt_ids)} tokens and the model's context holds {self._context_tokens}; "
+                f"The prompt has {len(prompt_ids)} tokens and the model's context holds {context}; "
                 "shorten the text, or send fewer or smaller pictures.",
             )
         sequence = {name: value for name, value in inputs.items() if value.shape == ids.shape}

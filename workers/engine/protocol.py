@@ -100,6 +100,8 @@ class Done:
     usage: TokenUsage = TokenUsage()
     logprobs: tuple[Mapping[str, Any], ...] | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    #: What was generated, an end token among it; empty where an engine has no tokens.
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,4 +73,4 @@ class Row:
             "rows": self.row_steps / self.steps if self.steps else 1.0,
         }
         logprobs = tuple(self.logprobs) if item.request.sampling.logprobs else None
-        return Done(item.id, self._text.text, finish, error, usage, logprobs, timings)
+        return Done(item.id, self._text.text, finish, error, usage, logprobs, timings, tuple(self.tokens))

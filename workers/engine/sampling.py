@@ -25,7 +25,9 @@ class RowSampler:
     seen: Tensor | None
 
     @classmethod
-    def for_request(cls, sampling: Sampling, prompt_ids: Sequence[int], *, vocabulary: int, device: torch.device) -> RowSampler:
+    def for_request(
+        cls, sampling: Sampling, prompt_ids: Sequence[int], *, vocabulary: int, device: torch.device
+    ) -> RowSampler:
         """A sampler for a fresh request; `vocabulary` is the width of its logits."""
         generator = None
         if sampling.temperature > 0:
@@ -46,17 +48,21 @@ class RowSampler:
         return self.generator is None and self.seen is None and not self.sampling.logprobs
 
 
-def next_tokens(logits: Tensor, samplers: Sequence[RowSampler], masks: Sequence[Tensor | None]) -> tuple[Tensor, dict[int, float]]:
+@torch.inference_mode()
+def next_tokens(
+    logits: Tensor, samplers: Sequence[RowSampler], masks: Sequence[Tensor | None]
+) -> tuple[Tensor, dict[int, float]]:
     """Choose a token a row from `logits` `[rows, vocabulary]`; `masks` are True where a grammar allows a token.
 
-    Returns tokens `[rows]`, with -1 where a row's logits are not numbers, and the log-probability of the chosen token
-    for rows that asked for it.
+    Returns tokens `[rows]`, with -1 where a row's logits are not numbers or all are excluded, and the log-probability
+    of the chosen token for rows that asked for it.
     """
-    allowed = [index for index, mask in enumerate(masks) if mask is not None]
-    for index in allowed:
-        logits[index].masked_fill_(~masks[index], float("-inf"))  # type: ignore[operator]
-    broken = torch.isnan(logits).any(dim=-1)
-    tokens = logits.argmax(dim=-1)
+    for index, mask in enumerate(masks):
+        if mask is not None:
+            logits[index].masked_fill_(~mask, float("-inf"))
+    # The largest of a row is not finite where one is not a number, or infinite, or none is left.
+    best, tokens = logits.max(dim=-1)
+    broken = ~torch.isfinite(best)
     chosen: dict[int, float] = {}
     for index, sampler in enumerate(samplers):
         if not sampler.is_plain:

@@ -16,6 +16,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def is_device_lost(error: Exception) -> bool:
+    """Whether every later forward on this device will fail as well, as after an illegal access on a GPU."""
+    lost = getattr(torch, "AcceleratorError", None)
+    return lost is not None and isinstance(error, lost) and not is_out_of_memory(error)
+
+
 def explain(error: Exception, item: Prepared) -> EngineFailure:
     """The end of a request that failed alone, with its size and what to do."""
     size = f"{item.prompt_tokens} prompt tokens, {item.pixels} pixels and up to {item.request.max_tokens} new tokens"

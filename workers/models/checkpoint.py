@@ -27,6 +27,7 @@ class TrainingState:
     seed: int
     minutes: float
     batch_size: int
+    peak_rate: float
     #: States of the runs this one goes on from, the oldest first; empty if it began from nothing.
     earlier: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0

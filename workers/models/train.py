@@ -1,6 +1,6 @@
 """Train `docreader`: `python -m workers.models.train --minutes 90 --out DIR [--start DIR]`.
 
-From nothing it takes some three hours on two cores; `--start` goes on from a folder with fresh warm-up.
+Without `--start` it begins from nothing, with it from the weights of a folder, with fresh warm-up.
 The rate falls to its end within `--minutes` of wall-clock time, however fast the machine is.
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from workers.models.training_pass import Losses, TrainingPass
 
-_WARM_UP_STEPS = 100
+WARM_UP_STEPS = 100
 #: Share of the run after which the rate falls linearly.
-_DECAY_FROM = 0.45
+DECAY_FROM = 0.45
 _LOWEST = 0.01
 _SLOT_WEIGHT, _POINTER_WEIGHT = 1.0, 0.5
 _MEMORY = 0.98
@@ -38,8 +38,8 @@ _PRINT_EVERY_STEPS = 50
 
 def rate(peak: float, step: int, progress: float) -> float:
     """Learning rate: a warm-up by steps, then level, then down by share of the time."""
-    warm = min(1.0, (step + 1) / _WARM_UP_STEPS)
-    decay = 1.0 if progress < _DECAY_FROM else max(_LOWEST, (1 - progress) / (1 - _DECAY_FROM))
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    decay = 1.0 if progress < DECAY_FROM else max(_LOWEST, (1 - progress) / (1 - DECAY_FROM))
     return peak * warm * decay
 
 
@@ -50,16 +50,18 @@ def looking_share(progress: float) -> float:
     return 0.5 if progress < 0.75 else 0.25
 
 
-def train(training: TrainingPass, state: TrainingState, out: Path, *, peak: float) -> None:
+def train(training: TrainingPass, state: TrainingState, out: Path) -> None:
     """Run until the minutes are used up."""
     share = multiprocessing.Value("d", looking_share(0.0))
     batches = _batches(state, share)
-    optimizer = torch.optim.AdamW(training.parameters(), lr=peak, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(
+        training.parameters(), lr=state.peak_rate, weight_decay=0.05, betas=(0.9, 0.98), fused=True
+    )
     began = saved = time.monotonic()
     while (progress := (time.monotonic() - began) / (60 * state.minutes)) < 1:
         share.value = looking_share(progress)
         for group in optimizer.param_groups:
-            group["lr"] = rate(peak, state.steps, progress)
+            group["lr"] = rate(state.peak_rate, state.steps, progress)
         batch = next(batches)
         losses = _step(training, optimizer, batch)
         _note(state, losses, asked=batch.ids.shape[1] > 0)
@@ -121,8 +123,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=8e-4, help="highest learning rate")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    state = TrainingState(args.seed, args.minutes, args.batch_size, checkpoint.history(args.start))
-    train(checkpoint.start(args.start, args.seed), state, args.out, peak=args.rate)
+    earlier = checkpoint.history(args.start)
+    state = TrainingState(args.seed, args.minutes, args.batch_size, args.rate, earlier)
+    train(checkpoint.start(args.start, args.seed), state, args.out)
 
 
 if __name__ == "__main__":

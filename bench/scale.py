@@ -1,0 +1,32 @@
+"""How much is run at each size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Runs of each contestant; requests of a workload, of open arrivals, of the long run; and, per slot, of a backlog.
+
+    `singles` is how many requests `generate` answers one by one; None is all of them.
+    """
+
+    repeats: int
+    requests: int
+    arrivals: int
+    backlog: int
+    memory: int
+    singles: int | None = None
+
+    def changed(self, repeats: int | None, requests: int | None) -> Scale:
+        """With other numbers where they are given. Raises ValueError below 1."""
+        if min(repeats or 1, requests or 1) < 1 or 0 in (repeats, requests):
+            raise ValueError("repeats and requests must be at least 1.")
+        return replace(self, repeats=repeats or self.repeats, requests=requests or self.requests)
+
+
+SCALES = {
+    "tiny": Scale(repeats=5, requests=96, arrivals=384, backlog=10, memory=1000),
+    "large": Scale(repeats=3, requests=64, arrivals=64, backlog=5, memory=64, singles=8),
+}

@@ -1,0 +1,144 @@
+"""A few requests through the pieces of the continuous engine, without its thread, compared with plain `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.engine.decode import Decoder
+from workers.engine.features import Features
+from workers.engine.loader import LoadedModel
+from workers.engine.prefill import Prefiller
+from workers.engine.prefix import Prefix, PrefixStore
+from workers.engine.prepared import Prepared
+from workers.engine.scheduler import LengthClass
+from workers.engine.slots import SlotPool
+from workers.engine.vision import VisionEncoder
+
+_CACHE_BYTES = 2**30
+#: Fewer than the specimens, so that rows join and leave while others are under way.
+_SLOTS = 3
+#: In half precision rounding may decide between two scores that lie closer than this share of their whole range.
+TIE_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What `generate` gives for a request alone; in half precision also its scores `[tokens, vocabulary]`."""
+
+    tokens: list[int]
+    scores: Tensor | None
+
+
+@torch.inference_mode()
+def run_reference(loaded: LoadedModel, item: Prepared) -> Reference:
+    """Plain `generate`, greedy, without an end token. Raises whatever it raises."""
+    model = loaded.model
+    inputs = {name: value.to(model.device) for name, value in {**item.sequence, **item.vision}.items()}
+    inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+    exact = model.dtype == torch.float32
+    output = model.generate(
+        **inputs,
+        max_new_tokens=item.request.max_tokens,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=loaded.pad_id,
+        output_logits=not exact,
+        return_dict_in_generate=True,
+    )
+    count = item.request.max_tokens
+    return Reference(output.sequences[0, -count:].tolist(), None if exact else torch.cat(output.logits).float())
+
+
+def agrees(reference: Reference, tokens: Sequence[int]) -> bool:
+    """Whether the tokens are the reference's. Where it has scores, the first difference may be at a tie of two."""
+    for place, (wanted, found) in enumerate(zip(reference.tokens, tokens, strict=True)):
+        if wanted == found:
+            continue
+        if reference.scores is None:
+            return False
+        scores = reference.scores[place]
+        # After an accepted difference the texts are two different ones.
+        return bool(scores[wanted] - scores[found] <= TIE_SHARE * (scores.max() - scores.min()))
+    return True
+
+
+class Trial:
+    """Runs requests with given features; caches live from one run to the next."""
+
+    def __init__(self, loaded: LoadedModel, features: Features) -> None:
+        model = loaded.model
+        self.features, self._device = features, model.device
+        self.vision = VisionEncoder(model, cache_bytes=_CACHE_BYTES, batched=features.batched_encoder)
+        self.prefixes = PrefixStore(_CACHE_BYTES if features.prefix_reuse else 0)
+        self.prefiller = Prefiller(model, self.vision, pad_id=loaded.pad_id, use_encoder=features.encoder_cache)
+        self._decoder = Decoder(model)
+        #: The most prompts that shared a prefill.
+        self.widest = 0
+        #: Whether a picture followed a reused prefix.
+        self.met_picture = False
+        #: Bytes of keys and values per token.
+        self.token_bytes = 0
+
+    def run(self, items: Sequence[Prepared]) -> list[list[int]]:
+        """Greedy tokens of each request."""
+        length = max(item.total_tokens for item in items)
+        pool = SlotPool(LengthClass(_SLOTS, length), device=self._device)
+        made: dict[str, list[int]] = {item.id: [] for item in items}
+        waiting = list(items)
+        while waiting or pool.owners:
+            if group := self._next_group(waiting, pool.free):
+                self._prefill(group, pool, made)
+            if pool.owners:
+                self._decode(pool, made)
+        self.token_bytes = pool.cache.nbytes() // (_SLOTS * length)
+        return [made[item.id] for item in items]
+
+    def _next_group(self, waiting: list[Prepared], free: int) -> list[Prepared]:
+        """The first that waits, and those like it."""
+        most = min(free, len(waiting)) if self.features.grouped_prefill else min(free, len(waiting), 1)
+        lead = self._key(waiting[0]) if waiting else ()
+        group = [item for item in waiting if self._key(item) == lead][:most]
+        for item in group:
+            waiting.remove(item)
+        self.widest = max(self.widest, len(group))
+        return group
+
+    def _key(self, item: Prepared) -> tuple[object, ...]:
+        prefix = self._find(item)
+        return (*item.group_key(), prefix.key if prefix else b"")
+
+    def _find(self, item: Prepared) -> Prefix | None:
+        return self.prefixes.find(self._keys(item)) if self.features.prefix_reuse else None
+
+    def _keys(self, item: Prepared) -> list[bytes]:
+        return item.prefix_keys(before_pictures=self.features.prefix_before_pictures)
+
+    def _prefill(self, group: list[Prepared], pool: SlotPool, made: dict[str, list[int]]) -> None:
+        prefix = self._find(group[0])
+        filled = self.prefiller.run(group, prefix)
+        self.prefixes.count(prefix, len(group))
+        rest = group[0].prompt_ids[filled.prefix_tokens :]
+        self.met_picture |= prefix is not None and any(token in group[0].image_token_ids for token in rest)
+        for row, item in enumerate(group):
+            if self.features.prefix_reuse:
+                self.prefixes.learn(self._keys(item), filled.cache, row, filled.starts[row], filled.prefix_tokens)
+            token = int(filled.logits[row].argmax())
+            made[item.id].append(token)
+            if len(made[item.id]) < item.request.max_tokens:
+                last = filled.last_positions[row]
+                slot = pool.add(item, token=token, last_position=last, length=item.prompt_tokens)
+                filled.copy_row(pool.cache, slot, row, item.prompt_tokens)
+
+    def _decode(self, pool: SlotPool, made: dict[str, list[int]]) -> None:
+        tokens: list[int] = self._decoder.step(pool).argmax(dim=-1).tolist()
+        pool.close_step(tokens)
+        for slot in range(len(pool.owners) - 1, -1, -1):
+            item: Any = pool.owners[slot]
+            made[item.id].append(tokens[slot])
+            if len(made[item.id]) >= item.request.max_tokens:
+                pool.remove(slot)
