@@ -41,8 +41,10 @@ class Run:
 class Contestant(Protocol):
     """Answers requests as fast as it can, all of them waiting from the start."""
 
-    name: str
-    about: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def about(self) -> str: ...
 
     def run(self, requests: Sequence[Request], warm: Sequence[Request]) -> Run: ...
 

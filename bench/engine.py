@@ -2,7 +2,8 @@
 
     python -m bench.engine [--size tiny|large] [--repeats N] [--requests N] [--out DIR] [--soak]
 
-Writes engine-SIZE.json and engine-SIZE.md. Ends with 1 where answers differ other than at a tie of two scores.
+Writes engine-SIZE.json and engine-SIZE.md. Ends with 1 where answers differ other than at a tie of two scores,
+2 where the self-test refuses to serve the model continuously.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,12 @@ class Bench:
             slots,
         )
 
-    def run_throughput(self) -> dict[str, Any]:
-        """Every contestant on every workload, taking turns, each repeat beginning with another one."""
-        kinds: list[Callable[[workloads.Studio, int], workloads.Workload]]
-        kinds = [workloads.uniform, workloads.ragged, workloads.shared]
+    def run_throughput(self, names: Sequence[str]) -> dict[str, Any]:
+        """Every contestant on each workload named, taking turns, each repeat beginning with another one."""
         found = {}
-        for kind in kinds:
-            workload = kind(self.studio, self.scale.requests)
+        for name in names:
+            count = self.scale.shared if name == "shared" else self.scale.requests
+            workload = workloads.KINDS[name](self.studio, count)
             runs: dict[str, list[float]] = {contestant.name: [] for contestant in self.contestants}
             for repeat in range(self.scale.repeats):
                 turn = repeat % len(self.contestants)
@@ -150,13 +150,13 @@ class Bench:
         return {"contestant": f"continuous, {slots} slots", "cache_mib": _CACHE_MIB, **found}
 
 
-def measure(bench: Bench, parts: Sequence[str], long_run: int) -> dict[str, Any]:
-    """The parts asked for; arrivals need the throughput of the same run."""
+def measure(bench: Bench, parts: Sequence[str], kinds: Sequence[str], long_run: int) -> dict[str, Any]:
+    """The parts asked for; arrivals need the throughput on ragged requests of the same run."""
     found: dict[str, Any] = {}
-    if "throughput" in parts or "arrivals" in parts:
-        found["workloads"] = bench.run_throughput()
+    if "throughput" in parts:
+        found["workloads"] = bench.run_throughput(kinds)
         found["answers"] = bench.comparison.as_json()
-    if "arrivals" in parts:
+    if "arrivals" in parts and "ragged" in found.get("workloads", {}):
         found["arrivals"] = bench.run_arrivals(found["workloads"])
     if "occupancy" in parts:
         found["occupancy"] = bench.run_occupancy()
@@ -175,13 +175,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description="The continuous engine, compared.")
     parser.add_argument("--size", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--repeats", type=int, help="runs of each contestant; 5 tiny, 3 large")
-    parser.add_argument("--requests", type=int, help="requests of each workload; 96 tiny, 64 large")
+    parser.add_argument("--requests", type=int, help="requests of each workload; 96 tiny, 64 large (24 shared)")
     parser.add_argument("--out", type=Path, default=Path("bench/results"), metavar="DIR")
     parser.add_argument(
         "--models", type=Path, default=Path("artifacts/bench"), metavar="DIR", help="made where missing"
     )
     parser.add_argument("--cores", type=int, default=1, help="cores to stay on; 0 for all")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--workloads", nargs="+", choices=tuple(workloads.KINDS), default=tuple(workloads.KINDS))
     parser.add_argument("--memory-requests", type=int, help="requests of the long run; 1000 tiny, 64 large")
     parser.add_argument("--soak", action="store_true", help=f"a long run of {goals.LONG_RUN:,} requests")
     return parser.parse_args(arguments)
@@ -196,6 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {"size": given.size, "machine": machine.describe_machine(1, given.cores)}
     loaded = load_model(build_model(given.size, given.models), threads=1, dtype="float32")
     verdict = verify_model(loaded)
+    if verdict.engine != "transformers":
+        tell(f"the self-test refuses the continuous engine: {verdict.reasons}")
+        return 2
     long_run = goals.LONG_RUN if given.soak else given.memory_requests
     with tempfile.TemporaryDirectory() as pictures:
         bench = Bench(given.size, loaded, verdict, scale, Path(pictures))
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "verdict": verdict.as_json(),
             "contestants": {contestant.name: contestant.about for contestant in bench.contestants},
         }
-        results |= measure(bench, given.parts, scale.memory if long_run is None else long_run)
+        results |= measure(bench, given.parts, given.workloads, scale.memory if long_run is None else long_run)
         results["goals"] = goals.judge(results, [contestant.name for contestant in bench.ours])
     for path in write_results(results, given.out, f"engine-{given.size}"):
         tell(f"wrote {path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 from importlib import metadata
@@ -13,7 +13,7 @@ from typing import Any
 def describe_machine(threads: int, cores: int) -> dict[str, Any]:
     """The machine, the versions and the load average of the last minute, now. `cores` 0 says that none were chosen."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "cpu": find_cpu_model(),
         "cores": os.cpu_count() or 1,
         "cores_used": cores or len(os.sched_getaffinity(0)),

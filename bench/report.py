@@ -69,7 +69,7 @@ def _machine(results: Mapping[str, Any]) -> str:
         f"{machine['memory_gib']} GiB; {machine['system']}; load average at the start {machine['load_average']}; "
         f"{machine['threads']} thread, {model['dtype']}; Python {machine['python']}, torch {machine['torch']}, "
         f"transformers {machine['transformers']}; {model['parameters'] / 1e6:,.1f} million random parameters. "
-        f"Figures are medians of {results['repeats']} runs taken in turns, with the least and the greatest."
+        f"Runs were taken in turns; a figure is the median of {results['repeats']}, with the least and the greatest."
     )
 
 
@@ -113,13 +113,14 @@ def _memory(memory: Mapping[str, Any] | None) -> list[str]:
     if not memory:
         return []
     held, ended = memory["resident_mib"], memory["ended"]
-    return [
-        "## Memory over a long run\n\n"
+    counts = f"{ended['cancelled']} of them cancelled and {ended['answered']} answered"
+    about = (
         f"{memory['requests']:,} distinct requests through {memory['contestant']} in {memory['seconds']:,.0f} s, "
-        f"{ended['cancelled']} of them cancelled and {ended['length']} answered: {held[0]:,.0f} MiB resident after the "
+        f"{counts}: {held[0]:,.0f} MiB resident after the "
         f"first twentieth, {held[-1]:,.0f} MiB at the end; {memory['growth_mib']:+.1f} MiB from the first fifth to the "
         f"end. Caches were limited to {memory['cache_mib']} MiB each."
-    ]
+    )
+    return ["## Memory over a long run\n\n" + about]
 
 
 def _answers(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Scale:
-    """Runs of each contestant; requests of a workload, of open arrivals, of the long run; and, per slot, of a backlog.
+    """Runs of each contestant; requests of a workload (`shared`: of the one with long prompts), of open arrivals, of
+    the long run; and, per slot, of a backlog.
 
     `singles` is how many requests `generate` answers one by one; None is all of them.
     """
 
     repeats: int
     requests: int
+    shared: int
     arrivals: int
     backlog: int
     memory: int
@@ -23,10 +25,12 @@ class Scale:
         """With other numbers where they are given. Raises ValueError below 1."""
         if min(repeats or 1, requests or 1) < 1 or 0 in (repeats, requests):
             raise ValueError("repeats and requests must be at least 1.")
-        return replace(self, repeats=repeats or self.repeats, requests=requests or self.requests)
+        count = requests or self.requests
+        shared = self.shared if requests is None else requests
+        return replace(self, repeats=repeats or self.repeats, requests=count, shared=shared)
 
 
 SCALES = {
-    "tiny": Scale(repeats=5, requests=96, arrivals=384, backlog=10, memory=1000),
-    "large": Scale(repeats=3, requests=64, arrivals=64, backlog=5, memory=64, singles=8),
+    "tiny": Scale(repeats=5, requests=96, shared=96, arrivals=384, backlog=10, memory=1000),
+    "large": Scale(repeats=3, requests=64, shared=24, arrivals=32, backlog=4, memory=64, singles=8),
 }

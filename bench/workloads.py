@@ -1,4 +1,4 @@
-"""What the contestants are asked: the same requests for all, decided by a seed. Pictures are sample pages, made small."""
+"""What the contestants are asked: the same for all, decided by seeds. Pictures are sample pages, made small."""
 
 from __future__ import annotations
 
@@ -41,9 +41,12 @@ class Studio:
 
     folder: Path
     sides: tuple[int, ...]
+    #: Added to every number: another one gives other pictures to the same requests.
+    first: int = 0
 
     def draw(self, number: int) -> Image:
         """The picture of a number, the same every time."""
+        number += self.first
         rng = random.Random(f"picture/{number}")
         size = (rng.choice(self.sides), rng.choice(self.sides))
         path = self.folder / f"{number}.png"
@@ -75,7 +78,7 @@ def uniform(studio: Studio, count: int) -> Workload:
 
 
 def ragged(studio: Studio, count: int, name: str = "ragged") -> Workload:
-    """Answers of very different lengths, as documents have them."""
+    """Answers of very different lengths, as documents have them; `name` begins the ids of the requests."""
     lengths = draw_lengths(count)
     mean = sum(lengths) / max(1, count)
     about = f"log-normal lengths, mean {mean:.1f} tokens here, longest {max(lengths, default=0)}"
@@ -86,6 +89,10 @@ def shared(studio: Studio, count: int) -> Workload:
     """One long system text before distinct pictures."""
     about = f"one system text of {len(' '.join(RULES))} characters, then distinct pictures; {TOKENS} tokens each"
     return Workload("shared", about, _compose("shared", studio, [TOKENS] * count, " ".join(RULES)))
+
+
+#: What throughput is measured on, by name.
+KINDS = {"uniform": uniform, "ragged": ragged, "shared": shared}
 
 
 def warm_up(studio: Studio, count: int) -> tuple[Request, ...]:

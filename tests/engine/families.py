@@ -390,6 +390,18 @@ def _mistral3() -> Any:
     return tf.Mistral3ForConditionalGeneration(config)
 
 
+def _aya_vision() -> Any:
+    layers = ["sliding_attention", "full_attention"]
+    config = tf.AyaVisionConfig(
+        text_config=tf.Cohere2Config(**_text(sliding_window=16, layer_types=layers)),
+        vision_config=tf.SiglipVisionConfig(**_TOWER, vision_use_head=False),
+        image_token_index=IMAGE,
+        downsample_factor=2,
+        alignment_intermediate_size=64,
+    )
+    return tf.AyaVisionForConditionalGeneration(config)
+
+
 _MM_TYPES = _types("mm_token_type_ids")
 FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(_qwen2_vl, _grid(3 * 2 * 8 * 8), _MM_TYPES),
@@ -408,4 +420,5 @@ FAMILIES: Mapping[str, Family] = {
     "paligemma": Family(_paligemma, _square(16), _types("token_type_ids", zero=True), image_first=True),
     "got_ocr2": Family(_got_ocr2, _got_picture),
     "mistral3": Family(_mistral3, _sized),
+    "aya_vision": Family(_aya_vision, _square(4)),
 }

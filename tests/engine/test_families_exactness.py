@@ -21,7 +21,7 @@ from workers.engine.engine import TransformersEngine
 from workers.engine.features import ALL_OFF, Features
 from workers.engine.loader import LoadedModel
 from workers.engine.prefill import Prefiller
-from workers.engine.protocol import Done, Request
+from workers.engine.protocol import Done, Request, Sampling
 from workers.engine.scheduler import LengthClass
 from workers.engine.slots import SlotPool
 from workers.engine.vision import VisionEncoder
@@ -37,6 +37,7 @@ WITHOUT_PREFIX_BEFORE_PICTURES = {"gemma3"}
 CLASSES = (LengthClass(2, 160), LengthClass(2, families.CONTEXT))
 NAMES = sorted(families.FAMILIES)
 ALL_ON = Features()
+SCORES = {"output_logits": True, "return_dict_in_generate": True}
 ONE_BY_ONE = {
     "grouped prefill": dataclasses.replace(ALL_OFF, grouped_prefill=True),
     "encoder cache": dataclasses.replace(ALL_OFF, encoder_cache=True),
@@ -61,8 +62,8 @@ def draw_requests(name: str, count: int, seed: int = 3) -> list[Request]:
         if dice.random() < 0.5:
             ids = common[: dice.choice([40, 70])] + ids
         before = 0 if family.image_first else dice.choice([2, 3, len(ids) - 1])
-        tokens = dice.randrange(1, 14)
-        requests.append(families.new_request(str(number), ids, images, before=before, max_tokens=tokens))
+        fields = {"max_tokens": dice.randrange(1, 14), "sampling": Sampling(logprobs=number % 3 > 0)}
+        requests.append(families.new_request(str(number), ids, images, before=before, **fields))
     return requests
 
 
@@ -84,10 +85,17 @@ def run(loaded: LoadedModel, requests: Iterable[Request], features: Features) ->
 def check_exact(name: str, features: Features, *, count: int = 14, seed: int = 3) -> TransformersEngine:
     loaded = families.load_family(name)
     requests = draw_requests(name, count, seed)
-    expected = [families.generate(loaded, request) for request in requests]
+    outputs = [families.generate(loaded, request, **SCORES) for request in requests]
+    expected = [output.sequences[0, -len(output.logits) :].tolist() for output in outputs]
     done, engine = run(loaded, requests, allowed(name, features))
     assert [one.error for one in done] == [None] * count
     assert [list(one.token_ids) for one in done] == expected
+    for one, output in zip(done, outputs, strict=True):
+        # A wrong mask often leaves the best token the best; it does not leave its probability.
+        for entry, token, scores in zip(
+            one.logprobs or (), one.token_ids, output.logits, strict=one.logprobs is not None
+        ):
+            assert entry["logprob"] == pytest.approx(float(scores[0].log_softmax(-1)[token]), abs=5e-4)
     assert len({tuple(tokens) for tokens in expected}) > count * 0.7, "the model tells its requests apart"
     return engine
 

@@ -26,7 +26,7 @@ from workers.engine.protocol import Request
 from workers.engine.slots import SlotPool
 from workers.engine.specimens import prepare_specimens
 from workers.engine.static import StaticBatchEngine
-from workers.engine.trial import Reference, agrees
+from workers.engine.trial import Answer, agrees
 from workers.engine.verify import Verdict, main, verify_model
 from workers.engine.vision import VisionEncoder
 
@@ -49,9 +49,10 @@ def any_model(request: pytest.FixtureRequest) -> LoadedModel:
 
 def test_a_sound_model_has_everything_on(any_model: LoadedModel) -> None:
     verdict = verify_model(any_model)
-    assert verdict.features == ALL, verdict.reasons
+    # The bundled model's template puts pictures first, so nothing can be said there about a text before one.
+    untested = {"prefix_before_pictures"} if any_model.name == "docreader" else set()
+    assert {name for name, on in verdict.features.items() if not on} == untested == set(verdict.reasons)
     assert (verdict.engine, verdict.exact, verdict.of) == ("transformers", 6, 6)
-    assert verdict.reasons == {}
     assert verdict.token_bytes > 0
     assert json.loads(json.dumps(verdict.as_json())) == verdict.as_json()
     assert set(verdict.versions) == {"torch", "transformers"}
@@ -165,7 +166,7 @@ def prepare_some(loaded: LoadedModel) -> list[Any]:
     requests = [
         families.new_request(str(number), list(range(20, 100 + number)), images, before=before, max_tokens=4)
         for number, (images, before) in enumerate(
-            [(("cat",), 3), ((), 3), (("dog",), 3), (("cat",), 40), (("dog",), 40), (("cat",), 50)]
+            [(("cat",), 3), ((), 3), (("dog",), 3), (("cat",), 40), (("dog",), 40), (("cat",), 3)]
         )
     ]
     return [loaded.processing.prepare(request, loaded.processing.render(request), 0.0) for request in requests]
@@ -193,10 +194,26 @@ def test_layers_of_another_kind_fall_back_with_their_name() -> None:
     assert not any(verdict.features.values())
 
 
+def test_a_family_that_refuses_masks_by_layer_falls_back() -> None:
+    """PaliGemma 2: layers that look back a limited distance, and a forward that builds their masks itself."""
+    tower = families._TOWER | {"model_type": "siglip_vision_model", "projection_dim": 64, "vision_use_head": False}
+    text = tf.Gemma2Config(**families._text(sliding_window=16, query_pre_attn_scalar=16))
+    config = tf.PaliGemmaConfig(
+        text_config=text, vision_config=tower, image_token_index=families.IMAGE, projection_dim=64, hidden_size=64
+    )
+    model = tf.PaliGemmaForConditionalGeneration(config).eval()
+    family = families.Family(lambda: model, families._square(16), families._types("token_type_ids", zero=True))
+    processing: Any = families.StubProcessing(family, model)
+    loaded = LoadedModel(model, processing, "paligemma2", "random", frozenset(), 0, families.CONTEXT)
+    verdict = verify_model(loaded, prepare_some(loaded))
+    assert (verdict.engine, verdict.exact) == ("static", 0)
+    assert "The slot path fails on this model" in verdict.reasons["engine"]
+
+
 def test_an_encoder_decoder_falls_back(qwen3_vl: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qwen3_vl.model.config, "is_encoder_decoder", True, raising=False)
     items = prepare_specimens(qwen3_vl)
-    monkeypatch.setattr("workers.engine.trial.run_reference", lambda *_: Reference([], None))
+    monkeypatch.setattr("workers.engine.trial.run_reference", lambda *_: Answer([], torch.empty(0)))
     verdict = verify_model(qwen3_vl, items)
     assert verdict.engine == "static"
     assert "encoder-decoder" in verdict.reasons["engine"]
@@ -213,15 +230,33 @@ def test_families_without_a_processor_are_judged_by_given_requests(name: str) ->
 
 def test_half_precision_may_differ_at_a_tie_only() -> None:
     scores = torch.tensor([[0.0, 9.0, 10.0], [0.0, 9.9, 10.0]])
-    assert agrees(Reference([2, 2], scores), [2, 1])
-    assert not agrees(Reference([2, 2], scores), [1, 2])
-    assert not agrees(Reference([2, 2], scores), [2, 0])
-    assert not agrees(Reference([2, 2], None), [2, 1])
+    reference = Answer([2, 2], scores)
+
+    def found(tokens: list[int], shift: float = 0.0) -> Answer:
+        return Answer(tokens, scores + torch.tensor([shift, 0.0, 0.0]))
+
+    assert agrees(reference, found([2, 2]), exact=True)
+    assert agrees(reference, found([2, 2], 0.001), exact=True)
+    assert not agrees(reference, found([2, 2], 0.1), exact=True), "the same tokens by other scores"
+    assert not agrees(reference, found([2, 1]), exact=True)
+    assert agrees(reference, found([2, 1], 0.1), exact=False)
+    assert not agrees(reference, found([2, 1], 0.3), exact=False)
+    assert not agrees(reference, found([1, 2]), exact=False)
+    assert not agrees(reference, found([2, 0]), exact=False)
+    assert not agrees(reference, found([2, 2], float("nan")), exact=False)
 
 
 def test_bfloat16_is_verified_with_that_tolerance(qwen3_vl_folder: Path) -> None:
     verdict = verify_model(load_model(qwen3_vl_folder, dtype="bfloat16", threads=1))
     assert (verdict.engine, verdict.dtype) == ("transformers", "bfloat16"), verdict.reasons
+
+
+def test_what_half_precision_would_hide_is_off() -> None:
+    loaded = families.load_family("gemma3", torch.bfloat16)
+    verdict = verify_model(loaded, prepare_some(loaded))
+    assert verdict.engine == "transformers", verdict.reasons
+    assert {name for name, on in verdict.features.items() if not on} == {"prefix_reuse", "prefix_before_pictures"}
+    assert "half precision" in verdict.reasons["prefix_reuse"]
 
 
 def test_a_given_verdict_is_taken(qwen3_vl: LoadedModel, new_request: NewRequest) -> None:

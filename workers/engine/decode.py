@@ -27,6 +27,11 @@ class Decoder:
         self._sliding = int(getattr(text, "sliding_window", 0) or 0) if self._by_layer or not listed else 0
         self.forwards = 0
 
+    @property
+    def slides(self) -> bool:
+        """Whether some layer looks back a limited distance, counted in columns of the cache."""
+        return self._sliding > 0
+
     @torch.inference_mode()
     def step(self, pool: SlotPool, first: int = 0, count: int | None = None) -> Tensor:
         """Logits `[n, vocabulary]` of the next token of `count` rows of the pool from `first` on, or of all."""

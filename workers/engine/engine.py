@@ -61,9 +61,10 @@ class TransformersEngine(PreparingEngine):
         self.vision = VisionEncoder(model, cache_bytes=budgets.encoder_cache_bytes, batched=features.batched_encoder)
         use_encoder = features.encoder_cache and self.vision.supported
         self.prefixes = PrefixStore(budgets.prefix_cache_bytes if features.prefix_reuse else 0)
+        decoder = Decoder(model)
         prefiller = Prefiller(model, self.vision, pad_id=loaded.pad_id, use_encoder=use_encoder)
-        self._forwards = Forwards(prefiller, Decoder(model), slots=slots, free_memory=self._free_memory, faults=faults)
-        self._put_off = 0
+        self._forwards = Forwards(prefiller, decoder, slots=slots, free_memory=self._free_memory, faults=faults)
+        self._put_off, self._slides = 0, decoder.slides
         super().__init__(
             loaded,
             slots=slots,
@@ -141,7 +142,7 @@ class TransformersEngine(PreparingEngine):
                 places.hold(item.total_tokens)
                 continue
             found = self.prefixes.find(self._prefix_keys(item)) if self.features.prefix_reuse else None
-            key = (*item.group_key(), found.key if found else b"")
+            key = item.group_key(found.key if found else None, slides=self._slides)
             if group and key != lead:
                 continue
             if not budget.try_add(item):

@@ -84,8 +84,12 @@ class Prepared:
         ends = range(BLOCK_TOKENS, len(self.prompt_ids), BLOCK_TOKENS)
         return [key if end > last else b"" for key, end in zip(self.block_keys, ends, strict=True)]
 
-    def group_key(self) -> tuple[object, ...]:
-        """Requests may share a forward where these agree: the same inputs, of the same shape but for the first axis."""
-        return tuple((name, tuple(value.shape[1:])) for name, value in sorted(self.vision.items())) + tuple(
-            sorted(self.sequence)
-        )
+    def group_key(self, prefix: bytes | None = None, *, slides: bool = False) -> tuple[object, ...]:
+        """Requests may share a forward where these agree: the same inputs, of the same shape but for the first axis.
+
+        Those that reuse the same `prefix` have their padding behind it. A model that `slides` would count it as part of
+        its window, so there the prompts must be equally long.
+        """
+        shapes = tuple((name, tuple(value.shape[1:])) for name, value in sorted(self.vision.items()))
+        length = self.prompt_tokens if slides and prefix else 0
+        return (shapes, tuple(sorted(self.sequence)), prefix, length)

@@ -22,48 +22,57 @@ from workers.engine.vision import VisionEncoder
 _CACHE_BYTES = 2**30
 #: Fewer than the specimens, so that rows join and leave while others are under way.
 _SLOTS = 3
-#: In half precision rounding may decide between two scores that lie closer than this share of their whole range.
-TIE_SHARE = 0.02
+#: How far scores may lie from the reference's, as a share of their range: what another order of the same sums makes of
+#: them. A wrong mask or position moves them by more, even where the best token happens to stay the same.
+FLOAT32_SHARE = 0.0005
+HALF_SHARE = 0.02
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What `generate` gives for a request alone; in half precision also its scores `[tokens, vocabulary]`."""
+class Answer:
+    """A request's tokens and the scores `[tokens, vocabulary]` that they were chosen by."""
 
     tokens: list[int]
-    scores: Tensor | None
+    scores: Tensor
+
+
+#: Tokens and scores by request.
+Made = dict[str, tuple[list[int], list[Tensor]]]
 
 
 @torch.inference_mode()
-def run_reference(loaded: LoadedModel, item: Prepared) -> Reference:
+def run_reference(loaded: LoadedModel, item: Prepared) -> Answer:
     """Plain `generate`, greedy, without an end token. Raises whatever it raises."""
     model = loaded.model
     inputs = {name: value.to(model.device) for name, value in {**item.sequence, **item.vision}.items()}
     inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
-    exact = model.dtype == torch.float32
     output = model.generate(
         **inputs,
         max_new_tokens=item.request.max_tokens,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=loaded.pad_id,
-        output_logits=not exact,
+        output_logits=True,
         return_dict_in_generate=True,
     )
     count = item.request.max_tokens
-    return Reference(output.sequences[0, -count:].tolist(), None if exact else torch.cat(output.logits).float())
+    return Answer(output.sequences[0, -count:].tolist(), torch.cat(output.logits).float())
 
 
-def agrees(reference: Reference, tokens: Sequence[int]) -> bool:
-    """Whether the tokens are the reference's. Where it has scores, the first difference may be at a tie of two."""
-    for place, (wanted, found) in enumerate(zip(reference.tokens, tokens, strict=True)):
-        if wanted == found:
-            continue
-        if reference.scores is None:
-            return False
+def agrees(reference: Answer, found: Answer, *, exact: bool) -> bool:
+    """Whether an answer is the reference's: the same tokens by nearly the same scores.
+
+    Unless `exact`, in half precision, tokens may differ from a place on where the scores of the two are nearly equal.
+    """
+    share = FLOAT32_SHARE if exact else HALF_SHARE
+    for place, (wanted, token) in enumerate(zip(reference.tokens, found.tokens, strict=True)):
         scores = reference.scores[place]
-        # After an accepted difference the texts are two different ones.
-        return bool(scores[wanted] - scores[found] <= TIE_SHARE * (scores.max() - scores.min()))
+        bound = share * (scores.max() - scores.min())
+        if not bool((scores - found.scores[place]).abs().max() <= bound):
+            return False
+        if wanted != token:
+            # From here on the two texts are different ones.
+            return not exact and bool(scores[wanted] - scores[token] <= bound)
     return True
 
 
@@ -84,11 +93,11 @@ class Trial:
         #: Bytes of keys and values per token.
         self.token_bytes = 0
 
-    def run(self, items: Sequence[Prepared]) -> list[list[int]]:
-        """Greedy tokens of each request."""
+    def run(self, items: Sequence[Prepared]) -> list[Answer]:
+        """The greedy answer of each request."""
         length = max(item.total_tokens for item in items)
         pool = SlotPool(LengthClass(_SLOTS, length), device=self._device)
-        made: dict[str, list[int]] = {item.id: [] for item in items}
+        made: Made = {item.id: ([], []) for item in items}
         waiting = list(items)
         while waiting or pool.owners:
             if group := self._next_group(waiting, pool.free):
@@ -96,7 +105,7 @@ class Trial:
             if pool.owners:
                 self._decode(pool, made)
         self.token_bytes = pool.cache.nbytes() // (_SLOTS * length)
-        return [made[item.id] for item in items]
+        return [Answer(tokens, torch.stack(scores).float()) for tokens, scores in (made[item.id] for item in items)]
 
     def _next_group(self, waiting: list[Prepared], free: int) -> list[Prepared]:
         """The first that waits, and those like it."""
@@ -110,7 +119,7 @@ class Trial:
 
     def _key(self, item: Prepared) -> tuple[object, ...]:
         prefix = self._find(item)
-        return (*item.group_key(), prefix.key if prefix else b"")
+        return item.group_key(prefix.key if prefix else None, slides=self._decoder.slides)
 
     def _find(self, item: Prepared) -> Prefix | None:
         return self.prefixes.find(self._keys(item)) if self.features.prefix_reuse else None
@@ -118,7 +127,7 @@ class Trial:
     def _keys(self, item: Prepared) -> list[bytes]:
         return item.prefix_keys(before_pictures=self.features.prefix_before_pictures)
 
-    def _prefill(self, group: list[Prepared], pool: SlotPool, made: dict[str, list[int]]) -> None:
+    def _prefill(self, group: list[Prepared], pool: SlotPool, made: Made) -> None:
         prefix = self._find(group[0])
         filled = self.prefiller.run(group, prefix)
         self.prefixes.count(prefix, len(group))
@@ -128,17 +137,22 @@ class Trial:
             if self.features.prefix_reuse:
                 self.prefixes.learn(self._keys(item), filled.cache, row, filled.starts[row], filled.prefix_tokens)
             token = int(filled.logits[row].argmax())
-            made[item.id].append(token)
-            if len(made[item.id]) < item.request.max_tokens:
+            tokens, scores = made[item.id]
+            tokens.append(token)
+            scores.append(filled.logits[row])
+            if len(tokens) < item.request.max_tokens:
                 last = filled.last_positions[row]
                 slot = pool.add(item, token=token, last_position=last, length=item.prompt_tokens)
                 filled.copy_row(pool.cache, slot, row, item.prompt_tokens)
 
-    def _decode(self, pool: SlotPool, made: dict[str, list[int]]) -> None:
-        tokens: list[int] = self._decoder.step(pool).argmax(dim=-1).tolist()
-        pool.close_step(tokens)
+    def _decode(self, pool: SlotPool, made: Made) -> None:
+        logits = self._decoder.step(pool)
+        picked: list[int] = logits.argmax(dim=-1).tolist()
+        pool.close_step(picked)
         for slot in range(len(pool.owners) - 1, -1, -1):
             item: Any = pool.owners[slot]
-            made[item.id].append(tokens[slot])
-            if len(made[item.id]) >= item.request.max_tokens:
+            tokens, scores = made[item.id]
+            tokens.append(picked[slot])
+            scores.append(logits[slot])
+            if len(tokens) >= item.request.max_tokens:
                 pool.remove(slot)

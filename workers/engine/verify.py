@@ -2,8 +2,8 @@
 
     python -m workers.engine.verify DIR [--json] [--device cpu] [--dtype auto]
 
-The last line of output is one JSON object. In float32 tokens must be identical; in half precision the first difference
-may lie where the reference's two best scores are nearly equal.
+The last line of output is one JSON object. Scores must be the reference's but for rounding, and in float32 tokens must
+be identical; in half precision the first difference may lie where two scores are nearly equal.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class _Check:
         self._loaded, self._items, self._references = loaded, items, references
         self.reasons: dict[str, str] = {}
         self.exact = self.token_bytes = 0
+        self._is_exact = str(loaded.model.dtype) == "torch.float32"
 
     def check_slots(self) -> None:
         """The slot path with nothing else. Raises _Unfit."""
@@ -128,7 +129,7 @@ class _Check:
         found["batched_encoder"] = all(found.values()) and self._matches(
             "batched_encoder", encoder_cache=True, batched_encoder=True, grouped_prefill=True
         )
-        found["prefix_reuse"] = self._matches("prefix_reuse", prefix_reuse=True)
+        found["prefix_reuse"] = self._can_tell_prefix() and self._matches("prefix_reuse", prefix_reuse=True)
         found["prefix_before_pictures"] = found["prefix_reuse"] and self._matches(
             "prefix_before_pictures", prefix_reuse=True, prefix_before_pictures=True
         )
@@ -136,13 +137,26 @@ class _Check:
         for name, needed in needs.items():
             if not found[name]:
                 self.reasons.setdefault(name, f"It needs {needed}.")
-        features = Features(**found)
-        together = self._run("together", features)
-        if together < len(self._items):
-            self.reasons["together"] = "Each alone matches, all together do not: all are off."
-            return ALL_OFF
-        self.exact = together
-        return features
+        return self._combine(Features(**found))
+
+    def _can_tell_prefix(self) -> bool:
+        """Whether a wrong mask would show. Families whose prompts may attend both ways say which tokens are what."""
+        if self._is_exact or not any("token_type_ids" in item.sequence for item in self._items):
+            return True
+        self.reasons["prefix_reuse"] = (
+            "This family's prompts may attend both ways, and in half precision rounding would hide a wrong mask."
+        )
+        return False
+
+    def _combine(self, features: Features) -> Features:
+        """The features together, or fewer of them where that does not match."""
+        without = dataclasses.replace(features, prefix_reuse=False, prefix_before_pictures=False)
+        for choice in (features, without):
+            if (together := self._run("together", choice)) == len(self._items):
+                self.exact = together
+                return choice
+            self.reasons["together"] = "Each alone matches, all together do not; prefix reuse or all are off."
+        return ALL_OFF
 
     def _matches(self, name: str, **on: bool) -> bool:
         return self._run(name, dataclasses.replace(ALL_OFF, **on)) == len(self._items)
@@ -173,10 +187,11 @@ class _Check:
 
         return Trial(self._loaded, features)
 
-    def _count(self, made: list[list[int]]) -> int:
+    def _count(self, made: list[Any]) -> int:
         from workers.engine.trial import agrees
 
-        return sum(agrees(reference, tokens) for reference, tokens in zip(self._references, made, strict=True))
+        pairs = zip(self._references, made, strict=True)
+        return sum(agrees(reference, found, exact=self._is_exact) for reference, found in pairs)
 
 
 def _find_untested(name: str, trial: Any) -> str | None:
