@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-long test-external browser lint types arch check vendor wheel clean
+.PHONY: help install demo up test test-long test-external browser lint types arch check bench-engine vendor wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ arch: $(VENV)/.dev ## who may import whom
 	@$(BIN)/lint-imports
 
 check: lint types arch ## lint, types and arch
+
+bench-engine: $(VENV)/.dev ## our engines against transformers' own `generate`, on a tiny model
+	@$(BIN)/python -m bench.engine --size tiny
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring

@@ -2,8 +2,8 @@
 
     python -m bench.engine [--size tiny|large] [--repeats N] [--requests N] [--out DIR] [--soak]
 
-Writes engine-SIZE.json and engine-SIZE.md. Ends with 1 where answers differ other than at a tie of two scores,
-2 where the self-test refuses to serve the model continuously.
+Writes engine-SIZE.json and engine-SIZE.md anew after each part, so that what was measured is kept. Ends with 1 where
+answers differ other than at a tie of two scores, 2 where the self-test refuses to serve the model continuously.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,28 +72,25 @@ class Bench:
             slots,
         )
 
-    def run_throughput(self, names: Sequence[str]) -> dict[str, Any]:
-        """Every contestant on each workload named, taking turns, each repeat beginning with another one."""
-        found = {}
-        for name in names:
-            count = self.scale.shared if name == "shared" else self.scale.requests
-            workload = workloads.KINDS[name](self.studio, count)
-            runs: dict[str, list[float]] = {contestant.name: [] for contestant in self.contestants}
-            for repeat in range(self.scale.repeats):
-                turn = repeat % len(self.contestants)
-                for contestant in self.contestants[turn:] + self.contestants[:turn]:
-                    runs[contestant.name].append(self._run(contestant, workload).rate)
-            rates = {name: Figure.of(values) for name, values in runs.items()}
-            best = find_best(rates, [contestant.name for contestant in self.static])
-            found[workload.name] = {
-                "about": workload.about,
-                "requests": len(workload.requests),
-                "tokens": workload.tokens,
-                "rates": {name: asdict(rate) for name, rate in rates.items()},
-                "best_static": best,
-                "ratios": ratios(rates, best),
-            }
-        return found
+    def run_throughput(self, name: str) -> dict[str, Any]:
+        """Every contestant on the workload named, taking turns, each repeat beginning with another one."""
+        count = self.scale.shared if name == "shared" else self.scale.requests
+        workload = workloads.KINDS[name](self.studio, count)
+        runs: dict[str, list[float]] = {contestant.name: [] for contestant in self.contestants}
+        for repeat in range(self.scale.repeats):
+            turn = repeat % len(self.contestants)
+            for contestant in self.contestants[turn:] + self.contestants[:turn]:
+                runs[contestant.name].append(self._run(contestant, workload).rate)
+        rates = {who: Figure.of(values) for who, values in runs.items()}
+        best = find_best(rates, [contestant.name for contestant in self.static])
+        return {
+            "about": workload.about,
+            "requests": len(workload.requests),
+            "tokens": workload.tokens,
+            "rates": {who: asdict(rate) for who, rate in rates.items()},
+            "best_static": best,
+            "ratios": ratios(rates, best),
+        }
 
     def _run(self, contestant: Contestant, workload: workloads.Workload) -> Run:
         run = contestant.run(workload.requests, self.warm)
@@ -101,9 +98,8 @@ class Bench:
         tell(f"{workload.name}: {contestant.name} {run.rate:.0f} tokens/s in {run.seconds:.1f} s")
         return run
 
-    def run_arrivals(self, throughput: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each engine at 70 % of what the faster continuous one can, and at 70 % of what the static one can."""
-        ragged = throughput["ragged"]
+    def run_arrivals(self, ragged: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each engine at 70 % of what the faster continuous one did, and at 70 % of what the static one did."""
         rates = {name: Figure(**rate) for name, rate in ragged["rates"].items()}
         fastest = find_best(rates, [contestant.name for contestant in self.ours])
         entries = []
@@ -150,19 +146,21 @@ class Bench:
         return {"contestant": f"continuous, {slots} slots", "cache_mib": _CACHE_MIB, **found}
 
 
-def measure(bench: Bench, parts: Sequence[str], kinds: Sequence[str], long_run: int) -> dict[str, Any]:
-    """The parts asked for; arrivals need the throughput on ragged requests of the same run."""
+def measure(bench: Bench, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The parts asked for, each as soon as it is known; arrivals need the ragged throughput of the same run."""
     found: dict[str, Any] = {}
-    if "throughput" in parts:
-        found["workloads"] = bench.run_throughput(kinds)
-        found["answers"] = bench.comparison.as_json()
-    if "arrivals" in parts and "ragged" in found.get("workloads", {}):
-        found["arrivals"] = bench.run_arrivals(found["workloads"])
-    if "occupancy" in parts:
-        found["occupancy"] = bench.run_occupancy()
-    if "memory" in parts and long_run:
-        found["memory"] = bench.run_memory(long_run)
-    return found
+    if "throughput" in given.parts:
+        for name in given.workloads:
+            found[name] = bench.run_throughput(name)
+            yield {"workloads": found, "answers": bench.comparison.as_json()}
+    if "arrivals" in given.parts and "ragged" in found:
+        yield {"arrivals": bench.run_arrivals(found["ragged"])}
+    if "occupancy" in given.parts:
+        yield {"occupancy": bench.run_occupancy()}
+    wanted = goals.LONG_RUN if given.soak else given.memory_requests
+    count = bench.scale.memory if wanted is None else wanted
+    if "memory" in given.parts and count:
+        yield {"memory": bench.run_memory(count)}
 
 
 def tell(line: str) -> None:
@@ -200,7 +198,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verdict.engine != "transformers":
         tell(f"the self-test refuses the continuous engine: {verdict.reasons}")
         return 2
-    long_run = goals.LONG_RUN if given.soak else given.memory_requests
     with tempfile.TemporaryDirectory() as pictures:
         bench = Bench(given.size, loaded, verdict, scale, Path(pictures))
         results |= {
@@ -209,10 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "verdict": verdict.as_json(),
             "contestants": {contestant.name: contestant.about for contestant in bench.contestants},
         }
-        results |= measure(bench, given.parts, given.workloads, scale.memory if long_run is None else long_run)
-        results["goals"] = goals.judge(results, [contestant.name for contestant in bench.ours])
-    for path in write_results(results, given.out, f"engine-{given.size}"):
-        tell(f"wrote {path}")
+        for part in measure(bench, given):
+            results |= part
+            results["goals"] = goals.judge(results, [contestant.name for contestant in bench.ours])
+            for path in write_results(results, given.out, f"engine-{given.size}"):
+                tell(f"wrote {path}")
     answers = results.get("answers", {}).values()
     return int(any(not place["tie"] for entry in answers for place in entry["differences"].values()))
 

@@ -70,6 +70,15 @@ def run(engine: TransformersEngine, requests: list[Request]) -> list[Done]:
     return [handle.result(PATIENCE_S) for handle in [engine.submit(request) for request in requests]]
 
 
+def wait_until_many_are_prepared(engine: TransformersEngine, faults: Faults) -> None:
+    """Hold the first forward until more requests wait than fit, however slowly they are prepared."""
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(map(len, faults.rows.values())) == 1 and time.monotonic() < deadline:
+        if sum(ticket.plan.settled for ticket in list(engine._waiting.values())) >= 15:
+            return
+        time.sleep(0.005)
+
+
 def sixteen(new_request: NewRequest) -> list[Request]:
     seeded = Sampling(temperature=0.9, seed=11)
     return [
@@ -91,7 +100,12 @@ def test_out_of_memory_shrinks_until_it_fits(
 ) -> None:
     requests = sixteen(new_request)
     expected = truth(requests)
-    faults.rule = lambda at, ids: no_memory() if at == stage and len(ids) > most else None
+
+    def rule(at: str, ids: Sequence[str]) -> Exception | None:
+        wait_until_many_are_prepared(engine, faults)
+        return no_memory() if at == stage and len(ids) > most else None
+
+    faults.rule = rule
     answers = run(engine, requests)
     assert [done.error for done in answers] == [None] * 16
     assert {done.id: done.token_ids for done in answers} == expected
