@@ -56,7 +56,8 @@ def test_sigterm_gives_back_what_does_not_end_in_time(work, launcher, until) -> 
     short, long = work.submit("[[steps:20]]"), work.submit(LONG)
     waiting = work.submit(LONG)
     work.wait_running(short, long)
-    assert state_of_model(work) == "ready"
+    # Written just after the first claim may have been made.
+    until(lambda: state_of_model(work) == "ready", "the replica is ready")
     process.popen.send_signal(signal.SIGTERM)
     assert process.wait() == 0
     assert [work.state(job_id) for job_id in (short, long, waiting)] == [
