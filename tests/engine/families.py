@@ -5,6 +5,7 @@ A request's text is token ids as numbers; a picture is a name, from which its pi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 import zlib
@@ -18,6 +19,8 @@ import transformers as tf
 from torch import Tensor
 
 from workers.engine.loader import LoadedModel
+from workers.engine.pixel_bytes import ByteForm, Scale
+from workers.engine.pixel_cache import PixelCache
 from workers.engine.prepared import Prepared
 from workers.engine.processing import Rendered, UnpreparableError
 from workers.engine.protocol import Image, Request
@@ -53,6 +56,17 @@ class StubProcessing:
     def __init__(self, family: Family, model: Any) -> None:
         self.family, self.model, self.tokenizer = family, model, None
         self._pictures: dict[str, Picture] = {}
+        self._cache: PixelCache | None = None
+        self._form: ByteForm | None = None
+
+    def find_form(self, device: torch.device) -> ByteForm:
+        """Pixels are made of bytes here; their channels lie where the family has them."""
+        return _byte_form(self._picture("any").tensors["pixel_values"], device)
+
+    def tune(self, *, cache: PixelCache | None = None, form: ByteForm | None = None) -> StubProcessing:
+        tuned = copy.copy(self)
+        tuned._cache, tuned._form = cache, form
+        return tuned
 
     def render(self, _: Request) -> Rendered:
         return Rendered("", {})
@@ -75,7 +89,8 @@ class StubProcessing:
         return Prepared(
             request=dataclasses.replace(request, max_tokens=min(room, request.max_tokens)),
             sequence={"input_ids": rows, "attention_mask": torch.ones_like(rows)} | self.family.types(rows),
-            vision=self._stack(shown),
+            vision=self._recall(request, shown),
+            form=self._form if shown else None,
             prompt_ids=ids,
             image_token_ids=frozenset({IMAGE}),
             pixels=sum(picture.tensors["pixel_values"].numel() // 3 for picture in shown),
@@ -88,6 +103,17 @@ class StubProcessing:
             with torch.inference_mode():
                 self._pictures[name] = self.family.draw(self.model, name)
         return self._pictures[name]
+
+    def _recall(self, request: Request, shown: list[Picture]) -> dict[str, Tensor]:
+        pictures = tuple(request.images[index].sha256 for index in find_image_places(request))
+        found = self._cache.find(pictures, "any") if self._cache and pictures else None
+        if found is None:
+            found = self._stack(shown)
+            if self._form is not None and shown:
+                found["pixel_values"] = _to_bytes(found["pixel_values"], self._form)
+            if self._cache and pictures:
+                self._cache.keep(pictures, "any", found)
+        return found
 
     def _stack(self, shown: list[Picture]) -> dict[str, Tensor]:
         if not shown:
@@ -125,7 +151,10 @@ def new_request(name: str, ids: list[int], images: tuple[str, ...] = (), *, befo
 
 
 def generate(loaded: LoadedModel, request: Request, **options: Any) -> Any:
-    """What transformers' `generate` makes of a request alone: ids, or its output where options ask for more."""
+    """What transformers' `generate` makes of a request alone: ids, or its output where options ask for more.
+
+    Its pixels are the processor's own floats, never bytes.
+    """
     item = loaded.processing.prepare(request, loaded.processing.render(request), 0.0)
     vision = {n: v.to(loaded.model.dtype) if v.is_floating_point() else v for n, v in item.vision.items()}
     with torch.inference_mode():
@@ -142,7 +171,27 @@ def generate(loaded: LoadedModel, request: Request, **options: Any) -> Any:
 
 
 def _noise(name: str, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    """Pixels as a processor gives them: bytes, scaled by channel."""
+    dice = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    noise = torch.randint(0, 256, shape, generator=dice, dtype=torch.uint8)
+    form = _byte_form(noise, torch.device("cpu"))
+    return form.scale.apply(noise, form.channels, form.axis)
+
+
+def _byte_form(pixels: Tensor, device: torch.device) -> ByteForm:
+    """Channels lie on an axis of their own, or one after the other in each flat patch."""
+    mean, deviation = (torch.tensor(value, device=device) for value in ([1.9, 2.0, 2.1], [1.1, 1.0, 0.9]))
+    scale = Scale(64.0, None, mean, deviation)
+    if pixels.ndim > 2 and pixels.shape[-3] == 3:
+        return ByteForm(scale)
+    count = pixels.shape[-1]
+    return ByteForm(scale, -1, tuple(3 * place // count for place in range(count)))
+
+
+def _to_bytes(pixels: Tensor, form: ByteForm) -> Tensor:
+    shape = (len(form.channels), *[1] * (-form.axis - 1))
+    mean, deviation = (value[list(form.channels)].view(shape) for value in (form.scale.mean, form.scale.deviation))
+    return ((pixels * deviation + mean) * 64).round().to(torch.uint8)
 
 
 def _pick(name: str, choices: list[Any]) -> Any:

@@ -121,6 +121,22 @@ def test_a_request_ends_once_with_callback_and_handle(engine: Engine, new_reques
     assert threading.current_thread().name not in heard.threads
 
 
+def test_a_request_is_touched_before_it_ends(engine: Engine, new_request: NewRequest) -> None:
+    """Breadcrumbs hang on it: nothing may be worked on that was not announced."""
+    told: list[tuple[str, str]] = []
+    engine.on_touched = lambda request_id: told.append(("touched", request_id))
+    handles = [
+        engine.submit(new_request(f"text {number}"), lambda done: told.append(("done", done.id))) for number in range(6)
+    ]
+    for handle in handles:
+        handle.result(60)
+    deadline = time.monotonic() + 30
+    while sum(what == "done" for what, _ in told) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for handle in handles:
+        assert told.index(("touched", handle.id)) < told.index(("done", handle.id))
+
+
 def test_answers_belong_to_their_requests(engine: Engine, new_request: NewRequest) -> None:
     asked = [("one", 0, 0), ("two", 1, 0), ("two", 1, 3), ("three, and longer than the others", 2, 1)]
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.scheduler import LengthClass, Places, PrefillBudget, plan_classes, split_evenly
+from workers.engine.scheduler import (
+    LengthClass,
+    Places,
+    PrefillBudget,
+    plan_classes,
+    split_by_length,
+    split_evenly,
+)
 
 
 @dataclass(frozen=True)
@@ -96,3 +103,26 @@ def test_classes_stay_within_their_bytes(slots: int, context: int, token: int, l
 )
 def test_rows_are_split_evenly(count: int, most: int, runs: list[tuple[int, int]]) -> None:
     assert split_evenly(count, most) == runs
+
+
+def test_prompts_of_like_length_go_together() -> None:
+    assert split_by_length([10, 300, 12, 290], 64) == [[0, 2], [3, 1]]
+    assert split_by_length([10, 20, 30], 64) == [[0, 1, 2]], "a forward of its own would cost more than the padding"
+    assert split_by_length([], 64) == []
+
+
+@given(st.lists(st.integers(1, 400), max_size=7), st.integers(0, 300))
+def test_no_other_grouping_costs_less(lengths: list[int], overhead: int) -> None:
+    def cost(groups: list[list[int]]) -> int:
+        return sum(overhead + len(group) * max(lengths[index] for index in group) for group in groups)
+
+    def partitions(items: list[int]) -> list[list[list[int]]]:
+        if not items:
+            return [[]]
+        rest = partitions(items[1:])
+        joined = [[*p[:at], [items[0], *p[at]], *p[at + 1 :]] for p in rest for at in range(len(p))]
+        return [*joined, *([[items[0]], *p] for p in rest)]
+
+    found = split_by_length(lengths, overhead)
+    assert sorted(index for group in found for index in group) == list(range(len(lengths)))
+    assert cost(found) == min(cost(one) for one in partitions(list(range(len(lengths)))))

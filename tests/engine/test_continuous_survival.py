@@ -14,8 +14,9 @@ import torch
 
 from workers.engine.engine import TransformersEngine
 from workers.engine.loader import LoadedModel
-from workers.engine.protocol import Done, Image, Request, Sampling
+from workers.engine.protocol import OVER, Done, Image, Refused, Request, Sampling
 from workers.engine.scheduler import LengthClass
+from workers.watchdog import EXIT_OVER, Watchdog
 
 PATIENCE_S = 120.0
 NewRequest = Callable[..., Request]
@@ -180,12 +181,34 @@ def test_a_device_that_is_lost_ends_requests_for_another_worker(
 ) -> None:
     if not hasattr(torch, "AcceleratorError"):
         pytest.skip("this torch has no error for it")
-    lost = [True]
-    faults.rule = lambda _at, _ids: torch.AcceleratorError("illegal access") if lost else None
-    answers = run(engine, [new_request(str(number)) for number in range(3)])
+    before = engine.progress()
+
+    def lose(at: str, _: Sequence[str]) -> Exception | None:
+        wait_until_many_are_prepared(engine, faults)
+        return torch.AcceleratorError("illegal access") if at == "decode" else None
+
+    faults.rule = lose
+    answers = run(engine, sixteen(new_request))
     assert {(done.error.code, done.error.transient) for done in answers} == {("engine_failed", True)}
-    lost.clear()
-    assert run(engine, [new_request()])[0].finish == "length"
+    assert before > engine.progress() == OVER, "whoever owns the process learns that it should end"
+    assert engine.capacity().requests == 0
+    with pytest.raises(Refused) as refused:
+        engine.submit(new_request())
+    assert refused.value.code == "engine_closed", "a worker gives such a request back, unharmed"
+
+
+def test_a_process_whose_device_is_lost_ends(
+    engine: TransformersEngine, faults: Faults, new_request: NewRequest
+) -> None:
+    if not hasattr(torch, "AcceleratorError"):
+        pytest.skip("this torch has no error for it")
+    statuses: list[int] = []
+    watchdog = Watchdog(engine.progress, PATIENCE_S, statuses.append)
+    watchdog.start()
+    faults.rule = lambda _at, _ids: torch.AcceleratorError("illegal access")
+    assert run(engine, [new_request()])[0].error.code == "engine_failed"
+    watchdog.join(PATIENCE_S / 2)
+    assert statuses == [EXIT_OVER], "long before a hang would be seen"
 
 
 @pytest.mark.parametrize("at_step", [0, 5])

@@ -44,9 +44,13 @@ ONE_BY_ONE = {
     "batched encoder": dataclasses.replace(ALL_OFF, encoder_cache=True, batched_encoder=True, grouped_prefill=True),
     "prefix reuse": dataclasses.replace(ALL_OFF, prefix_reuse=True, prefix_before_pictures=True),
     "prefix reuse behind pictures": dataclasses.replace(ALL_OFF, prefix_reuse=True),
+    "pixel cache": dataclasses.replace(ALL_OFF, pixel_cache=True),
+    "uint8 pixels": dataclasses.replace(ALL_OFF, uint8_pixels=True),
+    "uint8 pixels, encoder": dataclasses.replace(ALL_OFF, uint8_pixels=True, encoder_cache=True),
     "all but grouped prefill": dataclasses.replace(ALL_ON, grouped_prefill=False),
     "all but encoder cache": dataclasses.replace(ALL_ON, encoder_cache=False),
     "all but prefix reuse": dataclasses.replace(ALL_ON, prefix_reuse=False),
+    "all but pixels": dataclasses.replace(ALL_ON, pixel_cache=False, uint8_pixels=False),
 }
 
 
@@ -103,10 +107,13 @@ def check_exact(name: str, features: Features, *, count: int = 14, seed: int = 3
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_is_exact_plain_and_with_everything_on(name: str) -> None:
     plain = check_exact(name, ALL_OFF)
-    assert (plain.prefixes.hits, plain.vision.encoded) == (0, 0)
+    assert (plain.prefixes.hits, plain.vision.encoded, plain.pixels) == (0, 0, None)
     engine = check_exact(name, ALL_ON, count=24)
-    assert engine.vision.hits > 0, "a picture that came before was not encoded again"
+    # transformers 5.19 takes no encodings for PaddleOCR-VL yet.
+    assert engine.vision.hits > 0 or not engine.vision.supported, "a picture that came before was encoded again"
     assert engine.prefixes.hits > 0 or name in WITHOUT_PREFIX
+    assert engine.pixels is not None
+    assert engine.pixels.hits > 0, "a picture that came before was not processed again"
     assert engine.stats().rows_per_step > 1.5, "rows shared steps"
 
 
@@ -124,7 +131,7 @@ ACTIONS = st.lists(
     min_size=4,
     max_size=30,
 )
-ON = st.tuples(*[st.booleans()] * 5)
+ON = st.tuples(*[st.booleans()] * 7)
 
 
 def check_any_order(name: str, actions: list[tuple[str, int]], features: Features) -> None:
@@ -175,12 +182,17 @@ def test_in_any_order_every_family(name: str, actions: list[tuple[str, int]], on
     check_any_order(name, actions, Features(*on))
 
 
-#: In bfloat16 the slot path's scores, given the reference's tokens, differ from those of one plain forward by at most
-#: this share of the scores' range. A mantissa of 8 bits rounds by 0.4 % in every one of some thirty operations.
+#: In bfloat16 the slot path's scores, given the same tokens, differ from those of `generate` alone by at most this
+#: share of their range. A mantissa of 8 bits rounds by 0.4 % in every one of some thirty operations.
 BF16_SHARE = 0.01
+#: Where rounding decides between two experts, a token goes to another one.
+BF16_SHARE_OF_EXPERTS = 0.05
+BF16_QUICK = {"gemma3", "llava", "qwen3_vl"}
 
 
-@pytest.mark.parametrize("name", ["gemma3", "llava", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "name", [name if name in BF16_QUICK else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
+)
 def test_bfloat16_scores_stay_close(name: str) -> None:
     loaded = families.load_family(name, torch.bfloat16)
     model = loaded.model
@@ -204,18 +216,20 @@ def test_bfloat16_scores_stay_close(name: str) -> None:
         pool.close_step(answer[:, place].tolist())
     ours = torch.stack(scores, dim=1).float()
     for row, item in enumerate(items):
-        theirs = plain_scores(model, item, answer[row])
+        theirs = plain_scores(loaded, item, answer[row])
         share = (ours[row] - theirs).abs().max() / (theirs.max() - theirs.min())
-        assert share < BF16_SHARE
+        assert share < (BF16_SHARE_OF_EXPERTS if name.endswith("_moe") else BF16_SHARE)
 
 
-@torch.inference_mode()
-def plain_scores(model: Any, item: Any, answer: torch.Tensor) -> torch.Tensor:
-    """Scores of one forward over prompt and answer, at the places that predict the answer."""
-    more = answer[None, :-1]
-    sequence = {name: torch.cat([value, torch.zeros_like(more)], dim=1) for name, value in item.sequence.items()}
-    sequence["input_ids"] = torch.cat([item.sequence["input_ids"], more], dim=1)
-    sequence["attention_mask"] = torch.ones_like(sequence["input_ids"])
-    vision = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in item.vision.items()}
-    scores: torch.Tensor = model(**sequence, **vision).logits[0, -answer.shape[0] :].float()
-    return scores
+def plain_scores(loaded: LoadedModel, item: Any, answer: torch.Tensor) -> torch.Tensor:
+    """The scores of `generate` alone, made to take the answer's tokens one after the other."""
+    left = answer.tolist()
+
+    def force(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, left.pop(0)] = 0.0
+        return forced
+
+    request = dataclasses.replace(item.request, max_tokens=len(left))
+    output = families.generate(loaded, request, logits_processor=[force], **SCORES)
+    return torch.cat(output.logits).float()

@@ -148,6 +148,7 @@ def test_reuse_where_prompts_attend_both_ways_is_wrong_and_the_self_test_finds_i
     assert verdict.engine == "transformers"
     assert not verdict.features["prefix_reuse"]
     assert "answers" in verdict.reasons["prefix_reuse"]
+    assert not verdict.features["chunked_prefill"], "in pieces the beginning would not see the end either"
     assert verdict.exact == verdict.of == 6
 
 

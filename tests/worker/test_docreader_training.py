@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 
 import pytest
 import torch
@@ -132,6 +133,9 @@ def test_a_checkpoint_can_be_gone_on_from(tmp_path):
     again = checkpoint.start(tmp_path / "one", seed=2)
     assert torch.equal(again.slot_head.weight, training.slot_head.weight)
     assert [run["pictures"] for run in checkpoint.history(tmp_path / "one")] == [6]
+    (tmp_path / "packaged").mkdir()
+    shutil.copy(tmp_path / "one" / checkpoint.STATE, tmp_path / "packaged" / "training.json")
+    assert [run["pictures"] for run in checkpoint.history(tmp_path / "packaged")] == [6]
     assert checkpoint.history(None) == []
 
 

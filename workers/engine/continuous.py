@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,15 +29,17 @@ def open_continuous(
     *,
     slots: int,
     verdict: Verdict | None = None,
+    attempt: Sequence[str] = (),
     slot_bytes: int | None = None,
     **options: Any,
 ) -> TransformersEngine | StaticBatchEngine:
     """The engine that serves a model as the verdict says; without one the self-test runs first.
 
-    The engine has the verdict as `verdict`. `slot_bytes` is what keys and values of all slots may take, by default half
+    The engine has the verdict as `verdict`. `attempt` names features that are off because no GPU has run them yet, to
+    be tested and used where they match. `slot_bytes` is what keys and values of all slots may take, by default half
     of what is free; `options` go to the engine's class. Raises ModelError for a model that cannot answer at all.
     """
-    verdict = verdict or verify_model(loaded)
+    verdict = verdict or verify_model(loaded, attempt=attempt)
     if verdict.engine == "static":
         _log.warning("model %s is served in static batches: %s", loaded.name, verdict.reasons.get("engine"))
         shared = {name: options[name] for name in ("preparers", "max_images") if name in options}

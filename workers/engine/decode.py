@@ -7,15 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine import varlen
+from workers.engine.features import Features
+from workers.engine.graphs import StepGraphs, find_recorder, round_rows, round_window
+from workers.engine.scheduler import LengthClass
 from workers.engine.slots import SlotPool
+from workers.engine.varlen import VarlenKernel
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class Decoder:
-    """Runs decode steps. Raises ValueError where a layer keeps its state in another way than keys and values."""
+    """Runs decode steps, with a `kernel` that reads live tokens only and with recorded steps (`graphs`) where given.
 
-    def __init__(self, model: Any) -> None:
+    Raises ValueError where a layer keeps its state in another way than keys and values.
+    """
+
+    def __init__(self, model: Any, *, kernel: VarlenKernel | None = None, graphs: StepGraphs | None = None) -> None:
         self._model = model
         text = model.config.get_text_config()
         listed = getattr(text, "layer_types", None)
@@ -25,6 +33,7 @@ class Decoder:
         self._by_layer = bool(listed) and "sliding_attention" in kinds
         # A model that lists no layers but has a window looks back that far in all of them.
         self._sliding = int(getattr(text, "sliding_window", 0) or 0) if self._by_layer or not listed else 0
+        self.kernel, self.graphs = kernel, graphs
         self.forwards = 0
 
     @property
@@ -32,10 +41,46 @@ class Decoder:
         """Whether some layer looks back a limited distance, counted in columns of the cache."""
         return self._sliding > 0
 
+    def new_pool(self, spec: LengthClass, *, device: torch.device) -> SlotPool:
+        """A pool of the layout that this decoder's steps want."""
+        # A CPU reads the window's every key, wanted or not; elsewhere few widths matter more, to allocators and graphs.
+        bucket = 16 if device.type == "cpu" else 64
+        return SlotPool(
+            spec, device=device, bucket=bucket, tokens_first=self.kernel is not None, spare=self.graphs is not None
+        )
+
     @torch.inference_mode()
     def step(self, pool: SlotPool, first: int = 0, count: int | None = None) -> Tensor:
         """Logits `[n, vocabulary]` of the next token of `count` rows of the pool from `first` on, or of all."""
-        tokens, positions, mask = pool.open_step(first, count)
+        logits = None
+        if self.graphs is not None and first == 0 and count in (None, len(pool.owners)):
+            logits = self._replay(pool, self.graphs)
+        if logits is None:
+            logits = self._forward(pool, *pool.open_step(first, count))
+        self.forwards += 1
+        return logits
+
+    def _replay(self, pool: SlotPool, graphs: StepGraphs) -> Tensor | None:
+        """The step of all rows, recorded before or now; None where it cannot be."""
+        rows = round_rows(len(pool.owners), pool.spec.slots)
+        # The kernel reads what is live, however wide the window: one recording a number of rows is enough.
+        window = pool.spec.length if self.kernel else round_window(pool.find_longest(), pool.spec.length)
+        pool.count_rows()
+
+        def step() -> Tensor:
+            return self._forward(pool, *pool.open_padded_step(rows, window))
+
+        logits = graphs.run((pool, rows, window), step)
+        # The next replay writes over the graph's own output.
+        return None if logits is None else logits[: len(pool.owners)].clone()
+
+    def _forward(self, pool: SlotPool, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        if self.kernel is None:
+            return self._call(pool, tokens, positions, mask)
+        with varlen.live_attention(self._model, self.kernel, pool.find_live_rows(), slides=self.slides):
+            return self._call(pool, tokens, positions, mask)
+
+    def _call(self, pool: SlotPool, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         masks: Tensor | dict[str, Tensor] = mask
         if self._by_layer:
             masks = {"full_attention": mask, "sliding_attention": pool.sliding(mask, self._sliding)}
@@ -48,6 +93,19 @@ class Decoder:
             past_key_values=pool.cache,
             use_cache=True,
         )
-        self.forwards += 1
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def build_decoder(model: Any, features: Features) -> Decoder:
+    """The decoder that has the features wanted.
+
+    Raises UnavailableError where this machine, model or version lacks one of them, ValueError as `Decoder` does.
+    """
+    kernel = graphs = None
+    if features.varlen_kernel:
+        varlen.check_model(model)
+        kernel = varlen.find_kernel(model.device, model.dtype)
+    if features.cuda_graphs:
+        graphs = StepGraphs(find_recorder(model.device))
+    return Decoder(model, kernel=kernel, graphs=graphs)

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
+from workers.engine.admission import Admission
+from workers.engine.chunks import PartialPrompt
 from workers.engine.constrain import GrammarCompiler
-from workers.engine.decode import Decoder
+from workers.engine.decode import build_decoder
 from workers.engine.features import Budgets, Features
 from workers.engine.forwards import Fault, Forwards, Pick, Seat
 from workers.engine.loader import LoadedModel
+from workers.engine.pixel_cache import PixelCache
+from workers.engine.pixel_check import tune_pixels
 from workers.engine.prefill import Prefilled, Prefiller
 from workers.engine.prefix import Prefix, PrefixStore
-from workers.engine.prepared import Prepared
 from workers.engine.preparing import PreparingEngine, count_logits
 from workers.engine.protocol import Capacity, EngineFailure
 from workers.engine.rows import Row
-from workers.engine.sampling import next_tokens
-from workers.engine.scheduler import LengthClass, Places, PrefillBudget
+from workers.engine.sampling import next_tokens, read_back
+from workers.engine.scheduler import LengthClass, Places
 from workers.engine.slots import SlotPool
-from workers.engine.survival import explain
+from workers.engine.survival import explain, is_device_lost
 from workers.engine.tickets import Ticket
 from workers.engine.vision import VisionEncoder
 
@@ -37,6 +41,15 @@ _NOT_A_NUMBER = EngineFailure(
 _GRAMMAR_LIMIT = EngineFailure(
     "grammar_limit", "The grammar of response_format grew past its limits while decoding; make it simpler."
 )
+
+
+class _Partial(NamedTuple):
+    """A long prompt under way: its row, the index of its pool, what went through the model, and what it began with."""
+
+    row: Row
+    place: int
+    prompt: PartialPrompt
+    prefix: Prefix | None
 
 
 class TransformersEngine(PreparingEngine):
@@ -55,16 +68,33 @@ class TransformersEngine(PreparingEngine):
         max_images: int = 16,
         faults: Fault | None = None,
     ) -> None:
+        #: What pictures were made into, for prompts about the same ones; None where that is off.
+        self.pixels = PixelCache(budgets.pixel_cache_bytes) if features.pixel_cache else None
+        loaded = tune_pixels(loaded, features, self.pixels)
         model, slots = loaded.model, sum(spec.slots for spec in classes)
         self.features, self.budgets = features, budgets
-        self._pools = [SlotPool(spec, device=model.device) for spec in sorted(classes, key=lambda spec: spec.length)]
+        decoder = build_decoder(model, features)
+        ordered = sorted(classes, key=lambda spec: spec.length)
+        self._pools = [decoder.new_pool(spec, device=model.device) for spec in ordered]
         self.vision = VisionEncoder(model, cache_bytes=budgets.encoder_cache_bytes, batched=features.batched_encoder)
         use_encoder = features.encoder_cache and self.vision.supported
         self.prefixes = PrefixStore(budgets.prefix_cache_bytes if features.prefix_reuse else 0)
-        decoder = Decoder(model)
         prefiller = Prefiller(model, self.vision, pad_id=loaded.pad_id, use_encoder=use_encoder)
-        self._forwards = Forwards(prefiller, decoder, slots=slots, free_memory=self._free_memory, faults=faults)
-        self._put_off, self._slides = 0, decoder.slides
+        self._forwards = Forwards(
+            prefiller,
+            decoder,
+            slots=slots,
+            free_memory=self._free_memory,
+            device_type=model.device.type,
+            piece_tokens=budgets.chunk_tokens,
+            faults=faults,
+        )
+        self._admission = Admission(
+            features, budgets, self.prefixes, slots=slots, slides=decoder.slides, can_cut=prefiller.can_cut
+        )
+        #: A long prompt of which some pieces are done, with the slot's pool that is set aside for it.
+        self._partial: _Partial | None = None
+        self._piece_last = False
         super().__init__(
             loaded,
             slots=slots,
@@ -72,6 +102,7 @@ class TransformersEngine(PreparingEngine):
             max_images=max_images,
             context_tokens=self._pools[-1].spec.length,
             grammars=compile_grammars(loaded),
+            ready_bytes=budgets.ready_bytes,
         )
 
     def _accept(self, ticket: Ticket) -> None:
@@ -79,17 +110,21 @@ class TransformersEngine(PreparingEngine):
             self._grammars.check(ticket.request.response_format)
         super()._accept(ticket)
 
+    def _is_fatal(self, error: Exception) -> bool:
+        return is_device_lost(error)
+
     # The turn
 
     def _turn(self) -> None:
         self._end_unpreparable()
         for pool in self._pools:
             self._end_interrupted(pool)
+        self._end_interrupted_partial()
         self._admit()
         active = [pool for pool in self._pools if pool.owners]
         for pool in active:
             self._step(pool)
-        if not active:
+        if not active and self._partial is None:
             with self._changed:
                 if not any(ticket.plan.settled for ticket in self._waiting.values()):
                     self._wait_for_work(_IDLE_S)
@@ -103,61 +138,81 @@ class TransformersEngine(PreparingEngine):
                 pool.remove(slot)
                 self._finish(row.ticket, row.end(finish or "cancelled"))
 
+    def _end_interrupted_partial(self) -> None:
+        if self._partial is None:
+            return
+        row = self._partial.row
+        finish = "cancelled" if self._closing else row.ticket.find_interruption(time.monotonic())
+        if finish or row.ticket.done():
+            self._partial = None
+            self._finish(row.ticket, row.end(finish or "cancelled"))
+
     # Admission
 
     def _admit(self) -> None:
-        """At most one group a turn, so that rows in flight never wait for more than one prefill."""
+        """One group or one piece of a long prompt a turn, so that rows in flight never wait for more than that.
+
+        While pieces are under way, every other turn is for whoever else waits.
+        """
         active = sum(len(pool.owners) for pool in self._pools)
-        free = min(self.slots, self._forwards.row_limit) - active
-        if free <= 0 or self._closing or (active and self._forwards.wants_alone):
+        if self._closing or (active and self._forwards.wants_alone):
             return
-        ready = self._ready()
-        if not ready or (active and self._may_wait(ready, free)):
-            return
-        self._put_off = 0
-        group, prefix = self._choose_group(ready, free)
-        if group:
-            self._prefill(group, prefix)
+        alone = self._forwards.wants_alone
+        self._piece_last = self._partial is not None and (alone or not self._piece_last)
+        if self._piece_last or not self._admit_group(active):
+            self._continue_partial(active)
 
-    def _may_wait(self, ready: Sequence[Ticket], free: int) -> bool:
-        """Whether a prefill for so few rows is put off, for company. Nobody interactive waits."""
-        worth = max(1, int(self.slots * self.budgets.gather_share))
-        if ready[0].request.job_class == "interactive" or min(free, len(ready)) >= worth:
+    def _admit_group(self, active: int) -> bool:
+        """Whether there was a group to prefill."""
+        free = min(self.slots, self._forwards.row_limit) - active - (self._partial is not None)
+        ready = self._ready() if free > 0 else []
+        if not ready or (active and self._admission.may_wait(ready, free)):
             return False
-        self._put_off += 1
-        return self._put_off <= self.budgets.gather_steps
-
-    def _choose_group(self, ready: Sequence[Ticket], free_rows: int) -> tuple[list[Seat], Prefix | None]:
-        """The most urgent request that has a slot, and others that can share its forward."""
-        most = min(free_rows, self._forwards.prefill_rows) if self.features.grouped_prefill else 1
-        budget = PrefillBudget(self.budgets.prefill_tokens, self.budgets.prefill_pixels, most)
         places = Places([(pool.spec.length, pool.free) for pool in self._pools])
-        group: list[Seat] = []
-        lead: tuple[object, ...] = ()
-        prefix: Prefix | None = None
-        for ticket in ready:
-            item = ticket.plan.prepared
-            place = places.find(item.total_tokens)
-            if place is None:
-                places.hold(item.total_tokens)
-                continue
-            found = self.prefixes.find(self._prefix_keys(item)) if self.features.prefix_reuse else None
-            key = item.group_key(found.key if found else None, slides=self._slides)
-            if group and key != lead:
-                continue
-            if not budget.try_add(item):
-                break
-            if not group:
-                lead, prefix = key, found
-            places.take(place)
-            group.append((ticket, place))
-            if len(group) == most:
-                break
-        return group, prefix
+        if self._partial is not None:
+            places.take(self._partial.place)
+        most = min(free, self._forwards.prefill_rows)
+        group = self._admission.choose(ready, places, most=most, busy=active > 0, cutting=self._partial is not None)
+        if group.is_long:
+            self._begin_partial(group.seats[0], group.prefix)
+            return False
+        if group.seats:
+            self._prefill(group.seats, group.prefix)
+        return bool(group.seats)
+
+    def _begin_partial(self, seat: Seat, prefix: Prefix | None) -> None:
+        ticket, place = seat
+        self._start(ticket)
+        ticket.stage = "prefill"
+        row = self._new_row(ticket)
+        self._partial = _Partial(row, place, PartialPrompt.begin(row.item, prefix), prefix)
+
+    def _continue_partial(self, active: int) -> None:
+        """The next piece of a long prompt, if there is one; after the last it gets its slot."""
+        if self._partial is None:
+            return
+        row, place, prompt, prefix = self._partial
+        began = time.monotonic()
+        self._moved()
+        cache = self._pools[place].cache
+        filled = self._forwards.prefill_piece(prompt, cache, request_id=row.id, active=active)
+        row.prefill_s += time.monotonic() - began
+        self._moved()
+        if isinstance(filled, Exception):
+            self._partial = None
+            self._finish(row.ticket, row.end("error", explain(filled, row.item)))
+        elif filled is not None:
+            self._partial = None
+            row.ticket.stage = "decoding"
+            row.cached_tokens = filled.prefix_tokens
+            self.prefixes.count(prefix, 1)
+            self._seat([(row, place)], filled)
 
     def _prefill(self, group: list[Seat], prefix: Prefix | None) -> None:
         self._moved()
         began = time.monotonic()
+        for ticket, _ in group:
+            ticket.stage = "prefill"
         caches, active = [pool.cache for pool in self._pools], sum(len(pool.owners) for pool in self._pools)
         for seats, filled in self._forwards.prefill(group, prefix, caches, active=active):
             if isinstance(filled, Exception):
@@ -175,22 +230,23 @@ class TransformersEngine(PreparingEngine):
             self.prefixes.count(prefix if filled.prefix_tokens else None, len(rows))
             self._seat(rows, filled)
             self._moved()
+        for ticket, _ in group:
+            if ticket.stage == "prefill":  # put off: it did not fit with the others
+                ticket.stage = "waiting"
 
     def _seat(self, rows: Sequence[tuple[Row, int]], filled: Prefilled) -> None:
         """Sample each row's first token; what goes on gets a slot."""
         picked = self._sample(filled.logits, [row for row, _ in rows])
         for index, ((row, place), pick) in enumerate(zip(rows, picked, strict=True)):
             if self.features.prefix_reuse:
-                keys, start = self._prefix_keys(row.item), filled.starts[index]
+                keys, start = self._admission.prefix_keys(row.item), filled.starts[index]
                 self.prefixes.learn(keys, filled.cache, index, start, filled.prefix_tokens)
             if self._advance(row, pick):
                 continue
             pool, length = self._pools[place], row.item.prompt_tokens
             slot = pool.add(row, token=pick.token, last_position=filled.last_positions[index], length=length)
             filled.copy_row(pool.cache, slot, index, length)
-
-    def _prefix_keys(self, item: Prepared) -> list[bytes]:
-        return item.prefix_keys(before_pictures=self.features.prefix_before_pictures)
+            row.item.drop_pixels()
 
     # Decoding
 
@@ -224,9 +280,9 @@ class TransformersEngine(PreparingEngine):
     def _sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[Pick]:
         """A token a row, read from the device at once."""
         masks = [row.grammar.allowed() if row.grammar else None for row in rows]
-        tokens, logprobs = next_tokens(logits, [row.sampler for row in rows], masks)
+        tokens, logprobs = read_back(*next_tokens(logits, [row.sampler for row in rows], masks))
         picked = []
-        for index, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
+        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             failure = _NOT_A_NUMBER if token < 0 else None
             if row.grammar is not None and masks[index] is None:
                 failure = _GRAMMAR_LIMIT
@@ -235,7 +291,7 @@ class TransformersEngine(PreparingEngine):
 
     def _free_memory(self) -> bool:
         """Drop caches; True where that may have helped."""
-        dropped = [self.vision.forget(), self.prefixes.forget()]
+        dropped = [self.vision.forget(), self.prefixes.forget(), self.pixels is not None and self.pixels.forget()]
         if self._loaded.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return any(dropped)

@@ -125,7 +125,9 @@ class FakeEngine(ThreadedEngine):
         with self._changed:
             while not self._closing and (left_s := self._step_at - time.monotonic()) > 0:
                 self._changed.wait(left_s)
-        self._step_at = time.monotonic() + self._step_s
+        # A step that came a little late does not put off the next; after a pause the rate begins anew.
+        late_s = time.monotonic() - self._step_at
+        self._step_at += self._step_s + (late_s if late_s > self._step_s else 0.0)
 
     def _step(self, row: _Row, sharing: int) -> bool:
         """One token for one row. False where it has ended."""

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from workers.engine.chunks import PartialPrompt
 from workers.engine.decode import Decoder
 from workers.engine.prefill import Prefilled, Prefiller
 from workers.engine.prefix import Prefix
 from workers.engine.protocol import EngineFailure
 from workers.engine.rows import Row
-from workers.engine.scheduler import split_evenly
+from workers.engine.scheduler import split_by_length, split_evenly
 from workers.engine.slots import SlotCache, SlotPool
 from workers.engine.survival import is_device_lost, is_out_of_memory
 from workers.engine.tickets import Ticket
@@ -29,6 +30,11 @@ Fault = Callable[[str, Sequence[str]], None]
 Seat = tuple[Ticket, int]
 #: Steps without trouble after which a decode may take one row more again.
 _CALM_STEPS = 64
+#: What a prefill costs beside its tokens, in tokens, by kind of device: where it is more, padding costs less.
+_FORWARD_TOKENS = {"cpu": 64}
+_FORWARD_TOKENS_ELSEWHERE = 256
+#: Pieces of a long prompt get no smaller than this where memory is short, in tokens.
+_SMALLEST_PIECE = 64
 
 
 class Pick(NamedTuple):
@@ -49,9 +55,14 @@ class Forwards:
         *,
         slots: int,
         free_memory: Callable[[], bool],
+        device_type: str = "cpu",
+        piece_tokens: int = 2048,
         faults: Fault | None = None,
     ) -> None:
         self._prefiller, self._decoder = prefiller, decoder
+        self._forward_tokens = _FORWARD_TOKENS.get(device_type, _FORWARD_TOKENS_ELSEWHERE)
+        #: Tokens of a piece of a long prompt; they fall where memory ran out, and rise again with each prompt.
+        self._piece_tokens = self._most_piece_tokens = piece_tokens
         self._slots, self._free_memory, self._faults = slots, free_memory, faults
         #: Rows in one step, and in one prefill: they fall where memory ran out and rise again slowly.
         self.row_limit = self.prefill_rows = slots
@@ -62,7 +73,7 @@ class Forwards:
     def prefill(
         self, group: Sequence[Seat], prefix: Prefix | None, caches: Sequence[SlotCache], *, active: int
     ) -> Iterator[tuple[Sequence[Seat], Prefilled | Exception]]:
-        """The group in one forward, or in parts; a request that failed alone comes with its exception.
+        """The group in forwards of similar lengths, or in parts; a request that failed alone comes with its exception.
 
         What does not fit into memory beside the `active` rows in flight does not come and stays in the queue.
         """
@@ -87,7 +98,38 @@ class Forwards:
                 continue
             self.prefill_rows = min(self._slots, self.prefill_rows + 1)
             active += len(part)
-            yield part, filled
+            yield from filled
+
+    def prefill_piece(
+        self, partial: PartialPrompt, cache: SlotCache, *, request_id: str, active: int
+    ) -> Prefilled | Exception | None:
+        """The next piece of a long prompt: its outcome with the last one, its exception, or None where it goes on.
+
+        Where memory does not hold it beside the `active` rows, it `wants_alone` and may be called again then.
+        """
+        freed, self.wants_alone = False, False
+        while True:
+            try:
+                if not partial.complete:
+                    self._inject("prefill", [request_id])
+                    partial.outcome = self._prefiller.run_piece(partial, self._piece_tokens)
+                cache.allocate(partial.cache)
+                outcome: Prefilled | None = partial.outcome
+                if outcome is not None:
+                    self._piece_tokens = min(self._most_piece_tokens, 2 * self._piece_tokens)
+                return outcome
+            except Exception as error:
+                memory = _judge(error, "prefill of a piece", 1)
+                partial.rewind()
+                if memory and not freed and self._free_memory():
+                    freed = True
+                elif memory and self._piece_tokens > _SMALLEST_PIECE:
+                    self._piece_tokens = max(_SMALLEST_PIECE, self._piece_tokens // 2)
+                elif memory and active:
+                    self.wants_alone = True
+                    return None
+                else:
+                    return error
 
     def decode(self, pool: SlotPool) -> Iterator[tuple[list[Row], Tensor | Exception]]:
         """One step of every row of a pool, in order: all in one forward where memory allows."""
@@ -118,12 +160,22 @@ class Forwards:
         if self._calm >= _CALM_STEPS and self.row_limit < self._slots:
             self._calm, self.row_limit = 0, self.row_limit + 1
 
-    def _prefill_once(self, part: Sequence[Seat], prefix: Prefix | None, caches: Sequence[SlotCache]) -> Prefilled:
+    def _prefill_once(
+        self, part: Sequence[Seat], prefix: Prefix | None, caches: Sequence[SlotCache]
+    ) -> list[tuple[Sequence[Seat], Prefilled]]:
         self._inject("prefill", [ticket.id for ticket, _ in part])
-        filled = self._prefiller.run([ticket.plan.prepared for ticket, _ in part], prefix)
+        items = [ticket.plan.prepared for ticket, _ in part]
+        groups = split_by_length([item.prompt_tokens for item in items], self._forward_tokens)
+        # Pictures are encoded together all the same.
+        features = self._prefiller.encode(items, prefix.tokens if prefix else 0) if len(groups) > 1 else None
+        made: list[tuple[Sequence[Seat], Prefilled]] = []
+        for group in groups:
+            encoded = [features[index] for index in group] if features else None
+            filled = self._prefiller.run([items[index] for index in group], prefix, encoded)
+            made.append(([part[index] for index in group], filled))
         for _, place in part:
-            caches[place].allocate(filled.cache)
-        return filled
+            caches[place].allocate(made[0][1].cache)
+        return made
 
     def _inject(self, stage: str, ids: Sequence[str]) -> None:
         if self._faults is not None:

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 
 from workers.engine.protocol import (
+    OVER,
     Capacity,
     Done,
     EngineFailure,
@@ -19,8 +20,10 @@ from workers.engine.protocol import (
     Finish,
     OnDone,
     OnToken,
+    OnTouched,
     Refused,
     Request,
+    Stage,
     TokenUsage,
 )
 from workers.engine.requests import check_request
@@ -33,6 +36,7 @@ _PATIENCE_S = 10.0
 _RANKS = {"interactive": 0, "normal": 1, "batch": 2}
 #: Seconds of waiting that lift a request by one class, so that no class starves another.
 AGEING_S = 30.0
+_FAILED = EngineFailure("engine_failed", "The engine failed on this step; the request may pass again.", True)
 #: Pixels set aside for each free place: a page at 300 dpi.
 _PIXELS_PER_REQUEST = 8_700_000
 
@@ -48,12 +52,14 @@ class ThreadedEngine(ABC):
         self.slots = slots
         self.context_tokens = context_tokens
         self.max_images = max_images
+        self.on_touched: OnTouched = lambda _id: None
         self._changed = threading.Condition(threading.RLock())
         self._inside: dict[str, Ticket] = {}
         #: Not yet started, a part of `_inside`.
         self._waiting: dict[str, Ticket] = {}
         self._draining = False
         self._closing = False
+        self._is_over = False
         self._sweep_at: float | None = None
         self._moved_at = time.monotonic()
         self._steps = self._row_steps = self._ended = self._completion_tokens = 0
@@ -108,6 +114,15 @@ class ThreadedEngine(ABC):
             self._changed.notify_all()
         return True
 
+    def stage(self, request_id: str) -> Stage | None:
+        """What is being done with a request now; None if it is not in the engine."""
+        with self._changed:
+            ticket = self._inside.get(request_id)
+            return None if ticket is None else self._find_stage(ticket)
+
+    def _find_stage(self, ticket: Ticket) -> Stage:
+        return ticket.stage
+
     def capacity(self) -> Capacity:
         """As many requests wait inside as there are slots, so that the next step never lacks rows."""
         with self._changed:
@@ -116,8 +131,10 @@ class ThreadedEngine(ABC):
         return Capacity(requests=free, tokens=free * self.context_tokens, pixels=free * _PIXELS_PER_REQUEST)
 
     def progress(self) -> float:
-        """`time.monotonic()` of the last step, or of now where nothing is inside."""
+        """`time.monotonic()` of the last step, or of now where nothing is inside; `OVER` once the device is lost."""
         with self._changed:
+            if self._is_over:
+                return OVER
             return self._moved_at if self._inside else time.monotonic()
 
     def stats(self) -> EngineStats:
@@ -177,10 +194,26 @@ class ThreadedEngine(ABC):
             try:
                 self._sweep()
                 self._turn()
-            except Exception:
+            except Exception as error:
                 _log.exception("a turn of engine %s failed", self.name)
+                if self._is_fatal(error):
+                    self._give_up()
+                    break
                 self._fail_running()
         self._end_all()
+
+    def _is_fatal(self, error: Exception) -> bool:  # noqa: ARG002 - engines with a device look at it
+        """Whether no later turn can pass."""
+        return False
+
+    def _give_up(self) -> None:
+        """End everything inside for another worker to try, and take nothing more."""
+        with self._changed:
+            self._is_over = self._closing = True
+            inside = list(self._inside.values())
+        _log.critical("engine %s is over", self.name)
+        for ticket in inside:
+            self._finish(ticket, Done(ticket.id, "", "error", error=_FAILED))
 
     def _sweep(self) -> None:
         """End what waits and was cancelled or is past its deadline. Cheap where nothing is due."""
@@ -211,8 +244,10 @@ class ThreadedEngine(ABC):
             return sorted(self._waiting.values(), key=lambda ticket: _urgency(ticket, now))
 
     def _start(self, ticket: Ticket) -> None:
+        self.on_touched(ticket.id)
         with self._changed:
             self._waiting.pop(ticket.id, None)
+            ticket.stage = "decoding"
 
     def _moved(self, rows: int = 0) -> None:
         """A sign of life; with `rows`, a step that so many shared."""
@@ -244,13 +279,12 @@ class ThreadedEngine(ABC):
             self._finish(ticket, _over(ticket, "cancelled"))
 
     def _fail_running(self) -> None:
-        failure = EngineFailure("engine_failed", "The engine failed on this step; the request may pass again.", True)
         with self._changed:
             inside = list(self._inside.values())
             running = [ticket for ticket in inside if ticket.id not in self._waiting]
         # Where none had started, what waits is the cause: left there, it would fail every turn from now on.
         for ticket in running or inside:
-            self._finish(ticket, Done(ticket.id, "", "error", error=failure))
+            self._finish(ticket, Done(ticket.id, "", "error", error=_FAILED))
 
 
 def _urgency(ticket: Ticket, now: float) -> tuple[float, float]:

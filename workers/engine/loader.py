@@ -79,9 +79,10 @@ def load_model(path: Path, *, device: str = "cpu", dtype: str = "auto", threads:
     config = _load_config(folder)
     context_tokens = _find_context(config)
     from workers.engine.processing import Processing
+    from workers.engine.weights import load_weights
 
     processing = Processing(folder.path, config, context_tokens=context_tokens)
-    model = _load_weights(folder, config, _pick_dtype(dtype, device)).to(device).eval()
+    model = load_weights(folder.path, config, _pick_dtype(dtype, device), device).eval()
     eos_ids = _find_eos(model, processing.tokenizer)
     _make_greedy(model)
     return LoadedModel(
@@ -123,34 +124,6 @@ def _load_config(folder: ModelFolder) -> Any:
         raise ModelError(
             "config_unreadable", f"config.json does not fit a model of type {kind}; copy it again."
         ) from error
-
-
-def _load_weights(folder: ModelFolder, config: Any, dtype: Any) -> Any:
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder.path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        _log.warning("the weights cannot be loaded", exc_info=True)
-        raise ModelError(
-            "weights_unusable", "The weights do not fit config.json; copy the whole folder as it was published."
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            "weights_incomplete",
-            f"The weights lack {len(missing)} parts that the model needs, {missing[0]} among them; copy them again.",
-        )
-    return model
 
 
 def _make_greedy(model: Any) -> None:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from workers.engine.loader import LoadedModel
+from workers.engine.pixel_bytes import join_vision
 from workers.engine.protocol import EngineFailure, Finish
 from workers.engine.rows import Row
-from workers.engine.sampling import next_tokens
+from workers.engine.sampling import next_tokens, read_back
 
 
 @dataclass
@@ -42,7 +43,7 @@ class MicroBatch:
         self._places = list(places)
         self._on_end, self._on_step = on_end, on_step
         self._tokens: Tensor = torch.empty(0)
-        self._logprobs: dict[int, float] = {}
+        self._logprobs: dict[int, Tensor] = {}
         self._began = time.monotonic()
         self._samplers = [place.row.sampler for place in self._places]
         self._plain = all(sampler.is_plain for sampler in self._samplers)
@@ -70,11 +71,11 @@ class MicroBatch:
 
     def watch(self, _: Tensor, __: Any, **___: Any) -> Tensor:
         """Hand out the step's tokens, end what has ended, and say which rows go on no more."""
-        tokens = self._tokens.tolist()
+        tokens, logprobs = read_back(self._tokens, self._logprobs)
         shared = [place for place in self._places if not place.over]
         for index, place in enumerate(self._places):
             if not place.over:
-                self._take(place, tokens[index], self._logprobs.get(index), len(shared))
+                self._take(place, tokens[index], logprobs.get(index), len(shared))
         self._on_step(shared)
         return torch.tensor([place.over for place in self._places], device=self._loaded.model.device)
 
@@ -101,10 +102,7 @@ class MicroBatch:
             fill = self._loaded.pad_id if name == "input_ids" else 0
             padded = [_pad_left(item.sequence[name], width, fill) for item in items]
             inputs[name] = torch.cat(padded).to(device)
-        for name in items[0].vision:
-            joined = torch.cat([item.vision[name] for item in items]).to(device)
-            inputs[name] = joined.to(dtype) if joined.is_floating_point() else joined
-        return inputs
+        return inputs | (join_vision(items, device, dtype) if items[0].vision else {})
 
 
 def _pad_left(value: Tensor, width: int, fill: int) -> Tensor:

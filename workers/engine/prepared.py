@@ -9,6 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from workers.engine.pixel_bytes import GRID, PADDING, PIXELS, ByteForm, count_patches
 from workers.engine.protocol import Request
 from workers.engine.requests import find_image_places
 
@@ -29,6 +30,8 @@ class Prepared:
     prompt_ids: list[int]
     image_token_ids: frozenset[int]
     pixels: int = 0
+    #: How the bytes under `pixel_values` become what the model takes, where they are bytes.
+    form: ByteForm | None = None
     arrived_at: float = field(default_factory=time.monotonic)
     prepared_at: float = field(default_factory=time.monotonic)
 
@@ -48,6 +51,16 @@ class Prepared:
         return sum(token in self.image_token_ids for token in self.prompt_ids)
 
     @property
+    def patches(self) -> int:
+        """Rows of pixels that the model gets of its pictures."""
+        return count_patches(self.vision, self.form)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(value.nbytes for value in (*self.sequence.values(), *self.vision.values()))
+
+    @property
     def total_tokens(self) -> int:
         """The most tokens that the request can come to hold."""
         return self.prompt_tokens + self.request.max_tokens
@@ -59,6 +72,12 @@ class Prepared:
         images = self.request.images
         return "|".join(images[place].sha256 for place in find_image_places(self.request)) + "#" + shapes
 
+    def drop_pixels(self) -> None:
+        """Its pictures are encoded, and nobody needs their pixels any more; what they are stays known."""
+        if self.vision_key:
+            self.vision.pop(PIXELS, None)
+            self.vision.pop(PADDING, None)
+
     @cached_property
     def block_keys(self) -> list[bytes]:
         """A hash chain over blocks of tokens, one key for each boundary at which a prefix may end, shortest first.
@@ -66,7 +85,7 @@ class Prepared:
         A picture's placeholders count as its content and grid. A boundary inside a picture, or before a later one but
         after an earlier one (the encoding would have to be cut), has the key b"". At least one token is left over.
         """
-        content = self.vision_key + repr(self.vision.get("image_grid_thw", "")) if self.vision else ""
+        content = self.vision_key + repr(self.vision.get(GRID, "")) if self.vision else ""
         virtual = [content if token in self.image_token_ids else token for token in self.prompt_ids]
         places = [place for place, token in enumerate(self.prompt_ids) if token in self.image_token_ids]
         first, last = (places[0], places[-1]) if places else (len(virtual), -1)
@@ -90,6 +109,6 @@ class Prepared:
         Those that reuse the same `prefix` have their padding behind it. A model that `slides` would count it as part of
         its window, so there the prompts must be equally long.
         """
-        shapes = tuple((name, tuple(value.shape[1:])) for name, value in sorted(self.vision.items()))
+        shapes = tuple((name, value.dtype, tuple(value.shape[1:])) for name, value in sorted(self.vision.items()))
         length = self.prompt_tokens if slides and prefix else 0
         return (shapes, tuple(sorted(self.sequence)), prefix, length)

@@ -12,13 +12,16 @@ from workers.engine.lifecycle import ThreadedEngine
 from workers.engine.loader import LoadedModel
 from workers.engine.prepared import Prepared
 from workers.engine.processing import Rendered, UnpreparableError
-from workers.engine.protocol import Done, EngineFailure, Refused, TokenUsage
+from workers.engine.protocol import Done, EngineFailure, Refused, Stage, TokenUsage
 from workers.engine.rows import Row
 from workers.engine.sampling import RowSampler
 from workers.engine.tickets import Ticket
 from workers.engine.verify import Verdict
 
 _log = logging.getLogger(__name__)
+
+#: Bytes that requests which are prepared and wait for a slot may hold.
+READY_BYTES = 512 * 2**20
 
 
 @dataclass
@@ -38,7 +41,10 @@ class Plan:
 
 
 class PreparingEngine(ThreadedEngine):
-    """`preparers` threads prepare up to twice as many requests ahead as there are slots."""
+    """`preparers` threads prepare up to twice as many requests ahead as there are slots, up to `ready_bytes` of them.
+
+    Each thread may go past the bound by the request in its hands, and interactive requests may take as much again.
+    """
 
     #: What the self-test found, where one was run.
     verdict: Verdict | None = None
@@ -52,12 +58,14 @@ class PreparingEngine(ThreadedEngine):
         max_images: int,
         context_tokens: int | None = None,
         grammars: GrammarCompiler | None = None,
+        ready_bytes: int = READY_BYTES,
     ) -> None:
         context_tokens = min(loaded.context_tokens, context_tokens or loaded.context_tokens)
         super().__init__(slots=slots, context_tokens=context_tokens, max_images=max_images)
         self._loaded = loaded
         self._vocabulary = count_logits(loaded)
         self._grammars = grammars
+        self._ready_bytes = ready_bytes
         self._preparers = [
             threading.Thread(target=self._prepare_all, name=f"engine-prepare-{number}", daemon=True)
             for number in range(preparers)
@@ -93,6 +101,10 @@ class PreparingEngine(ThreadedEngine):
                 self._moved()
                 self._changed.notify_all()
 
+    def _find_stage(self, ticket: Ticket) -> Stage:
+        plan: Plan = ticket.plan
+        return "preparing" if plan.taken and not plan.settled and ticket.id in self._waiting else ticket.stage
+
     def _compile(self, ticket: Ticket) -> Grammar | None:
         return self._grammars.compile(ticket.request.response_format) if self._grammars else None
 
@@ -102,11 +114,23 @@ class PreparingEngine(ThreadedEngine):
             while not self._closing:
                 soon = self._by_urgency()[: 2 * self.slots]
                 ticket = next((ticket for ticket in soon if not ticket.plan.taken), None)
-                if ticket:
+                if ticket and self._has_room(ticket):
                     ticket.plan.taken = True
+                    self.on_touched(ticket.id)
                     return ticket
                 self._changed.wait()
         return None
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        """Whether what is ready leaves memory for one more. Call with `_changed` held."""
+        ready = [waiting.plan.prepared for waiting in self._waiting.values() if waiting.plan.prepared]
+        held: int = sum(prepared.nbytes for prepared in ready)
+        return held < self._ready_bytes * (2 if ticket.request.job_class == "interactive" else 1)
+
+    def _start(self, ticket: Ticket) -> None:
+        super()._start(ticket)
+        with self._changed:
+            self._changed.notify_all()  # its bytes no longer keep others from being prepared
 
     def _ready(self) -> list[Ticket]:
         """What is prepared and waits, the most urgent first."""

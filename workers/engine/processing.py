@@ -6,20 +6,26 @@ videos, which would need torchvision, is left out.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from workers.engine.byte_forms import NoByteFormError, find_byte_form
+from workers.engine.pictures import NotKeptError, PictureProcessor
+from workers.engine.pixel_bytes import ByteForm
+from workers.engine.pixel_cache import PixelCache
 from workers.engine.plain_text import PlainTextTokenizer, new_mark
 from workers.engine.prepared import Prepared
 from workers.engine.protocol import EngineFailure, Image, ModelError, Refused, Request
@@ -76,6 +82,31 @@ class Processing:
         control = {*tokenizer.all_special_ids, *self.image_token_ids}
         control |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._processor.tokenizer = self._plain = PlainTextTokenizer(tokenizer, control)
+        #: The family's own picture processor.
+        self.picture_processor = pictures
+        self._pictures = PictureProcessor(pictures)
+        self._forms: dict[torch.device, ByteForm | NoByteFormError] = {}
+        self._processor.image_processor = self._pictures
+
+    def find_form(self, device: torch.device) -> ByteForm:
+        """How pixels can stay bytes until they are on a device. Raises NoByteFormError."""
+        if device not in self._forms:
+            try:
+                self._forms[device] = find_byte_form(self.picture_processor, device)
+            except NoByteFormError as error:
+                self._forms[device] = error
+        found = self._forms[device]
+        if isinstance(found, NoByteFormError):
+            raise found
+        return found
+
+    def tune(self, *, cache: PixelCache | None = None, form: ByteForm | None = None) -> Processing:
+        """The same processing, with a cache of pixels, and with pixels that stay bytes as a form says."""
+        tuned = copy.copy(self)
+        tuned._pictures = PictureProcessor(self.picture_processor, cache=cache, form=form)
+        tuned._processor = copy.copy(self._processor)
+        tuned._processor.image_processor = tuned._pictures
+        return tuned
 
     def render(self, request: Request) -> Rendered:
         """Render the chat template. Raises Refused where the template takes no such messages or pictures."""
@@ -111,8 +142,7 @@ class Processing:
         Raises UnpreparableError.
         """
         context = min(self._context_tokens, context_tokens or self._context_tokens)
-        pictures = [_open(request.images[index], index) for index in find_image_places(request)]
-        inputs = self._process(rendered, pictures, request.id)
+        inputs, form, pixels = self._process(request, rendered)
         ids = inputs["input_ids"]
         prompt_ids = ids[0].tolist()
         room = context - len(prompt_ids)
@@ -129,7 +159,8 @@ class Processing:
             vision={name: value for name, value in inputs.items() if name not in sequence},
             prompt_ids=prompt_ids,
             image_token_ids=self.image_token_ids,
-            pixels=sum(picture.width * picture.height for picture in pictures),
+            pixels=pixels,
+            form=form,
             arrived_at=arrived_at,
             prepared_at=time.monotonic(),
         )
@@ -138,23 +169,45 @@ class Processing:
         """Token ids to text, without special tokens. For one thread at a time."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _process(self, rendered: Rendered, pictures: list[PIL.Image.Image], request_id: str) -> dict[str, Tensor]:
+    def _process(self, request: Request, rendered: Rendered) -> tuple[dict[str, Tensor], ByteForm | None, int]:
+        """The model's inputs, the form of those that are bytes, and how many pixels the pictures have."""
+        shown = [(request.images[index], index) for index in find_image_places(request)]
+        hashes = [image.sha256 for image, _ in shown]
+        decoded, floats = not self._pictures.knows(hashes), False
+        while True:
+            with contextlib.ExitStack() as files:
+                opened = [_open(image, index) if decoded else _peek(image, index, files) for image, index in shown]
+                pixels = sum(picture.width * picture.height for picture in opened)
+                try:
+                    with self._pictures.showing(opened, hashes, decoded=decoded, floats=floats):
+                        inputs = self._call(rendered, opened)
+                        stopped = self._pictures.has_stopped
+                except NotKeptError:
+                    decoded = True
+                    continue
+                except Exception as error:
+                    _log.warning("request %s could not be prepared", request.id, exc_info=True)
+                    raise UnpreparableError(
+                        "preparing_failed",
+                        "The model's processor could not prepare this request; check that the pictures are neither "
+                        "tiny nor extremely long, and that the model takes as many.",
+                    ) from error
+            form = self._pictures.form
+            if not stopped or form is None:
+                return inputs, None, pixels
+            if form.pack(inputs):
+                return inputs, form, pixels
+            floats = True
+
+    def _call(self, rendered: Rendered, pictures: list[PIL.Image.Image]) -> dict[str, Tensor]:
         begin = self._plain.bos_token
         # As transformers' own apply_chat_template: a template that writes the beginning itself gets no second one.
         options = {"add_special_tokens": False} if begin and rendered.prompt.startswith(begin) else {}
-        try:
-            with self._plain.speaking(rendered.texts):
-                output = self._processor(
-                    text=[rendered.prompt], images=[pictures] if pictures else None, return_tensors="pt", **options
-                )
-            return {name: value for name, value in output.items() if isinstance(value, Tensor)}
-        except Exception as error:
-            _log.warning("request %s could not be prepared", request_id, exc_info=True)
-            raise UnpreparableError(
-                "preparing_failed",
-                "The model's processor could not prepare this request; check that the pictures are neither tiny nor "
-                "extremely long, and that the model takes as many.",
-            ) from error
+        with self._plain.speaking(rendered.texts):
+            output = self._processor(
+                text=[rendered.prompt], images=[pictures] if pictures else None, return_tensors="pt", **options
+            )
+        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
 
 
 def _mark(part: Any, texts: dict[str, str]) -> dict[str, Any]:
@@ -172,9 +225,21 @@ def _mark(part: Any, texts: dict[str, str]) -> dict[str, Any]:
 
 
 def _open(image: Image, index: int) -> PIL.Image.Image:
+    with _telling(image, index), PIL.Image.open(image.path) as opened:
+        return opened.convert("RGB")
+
+
+def _peek(image: Image, index: int, files: contextlib.ExitStack) -> PIL.Image.Image:
+    """A picture of which only the size is known; its pixels are not decoded."""
+    with _telling(image, index):
+        return files.enter_context(PIL.Image.open(image.path))
+
+
+@contextlib.contextmanager
+def _telling(image: Image, index: int) -> Iterator[None]:
+    """Say what is wrong with a picture. Raises UnpreparableError."""
     try:
-        with PIL.Image.open(image.path) as opened:
-            return opened.convert("RGB")
+        yield
     except FileNotFoundError:
         raise UnpreparableError(
             "image_missing", f"The file of picture {index} is not in storage; submit the job again.", transient=True
@@ -190,6 +255,12 @@ def _load(what: str, loader: Any, folder: Path, **options: Any) -> Any:
     except Exception as error:
         _log.warning("the %s of a model folder cannot be loaded", what, exc_info=True)
         code = what.replace(" ", "_") + "_unusable"
+        if "torchvision" in str(error):
+            raise ModelError(
+                code,
+                f"The model's {what} exists for torchvision only, which the engine does without; use a model whose "
+                "pictures transformers can prepare with Pillow.",
+            ) from error
         raise ModelError(code, f"The model folder's {what} cannot be loaded; copy its files again.") from error
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+#: What `progress` says of an engine that cannot go on.
+OVER = float("-inf")
 Finish = Literal["stop", "length", "cancelled", "expired", "error"]
+Stage = Literal["preparing", "waiting", "prefill", "decoding"]
 
 
 class Refused(Exception):
@@ -148,12 +151,16 @@ class Handle(Protocol):
 
 OnDone = Callable[[Done], None]
 OnToken = Callable[[str, str], None]
+OnTouched = Callable[[str], None]
 
 
 class Engine(Protocol):
     """What a worker asks of an engine. Every method may be called from any thread."""
 
     name: str
+    #: Set by whoever keeps breadcrumbs, before the first request: called with the id of a request just before the
+    #: engine first touches it, to prepare it or to run it. On any of the engine's threads; must not block or raise.
+    on_touched: OnTouched
 
     def submit(self, request: Request, on_done: OnDone | None = None, on_token: OnToken | None = None) -> Handle:
         """Take a request and return at once. Raises Refused for what can never run.
@@ -165,10 +172,17 @@ class Engine(Protocol):
     def cancel(self, request_id: str) -> bool:
         """End a request between two steps with `finish="cancelled"`; False if it is not in the engine."""
 
+    def stage(self, request_id: str) -> Stage | None:
+        """What is being done with a request now; None if it is not in the engine. For people: a moment later it may
+        be another."""
+
     def capacity(self) -> Capacity: ...
 
     def progress(self) -> float:
-        """`time.monotonic()` of the last step, or of now where nothing is in the engine: the watchdog's food."""
+        """`time.monotonic()` of the last step, or of now where nothing is in the engine: the watchdog's food.
+
+        `OVER` once no later step can pass, as after a lost device: the process should end and another be started.
+        """
 
     def stats(self) -> EngineStats: ...
 

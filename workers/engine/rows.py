@@ -30,6 +30,8 @@ class Row:
         self._first_token_at: float | None = None
         self._decode = decode
         self._words, self._text = TokenText(decode), StopText(ticket.request.stop)
+        #: Whether text is wanted at every token: decoding it costs more than the rest of a row's step.
+        self._reads_along = ticket.listens or bool(ticket.request.stop)
 
     @property
     def id(self) -> str:
@@ -45,9 +47,12 @@ class Row:
             self.logprobs.append({"token": self._decode([token]), "logprob": logprob})
         if token in eos:
             return "stop"
-        self.ticket.emit(self._text.grow(self._words.grow(token)))
-        if self._text.stopped:
-            return "stop"
+        if self._reads_along:
+            self.ticket.emit(self._text.grow(self._words.grow(token)))
+            if self._text.stopped:
+                return "stop"
+        else:
+            self._words.hold(token)
         if self.grammar is not None and (not self.grammar.accept(token) or self.grammar.ended()):
             return "stop"
         return "length" if len(self.tokens) >= self.item.request.max_tokens else None
@@ -56,7 +61,7 @@ class Row:
         """What the handle gives back."""
         now = time.monotonic()
         item = self.item
-        if finish in ("stop", "length"):
+        if finish in ("stop", "length") or not self._reads_along:
             self.ticket.emit(self._text.grow(self._words.flush()) + self._text.flush())
         usage = TokenUsage(
             prompt_tokens=item.prompt_tokens,

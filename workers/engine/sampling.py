@@ -7,7 +7,7 @@ the batch (in fp32).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,11 @@ class RowSampler:
 @torch.inference_mode()
 def next_tokens(
     logits: Tensor, samplers: Sequence[RowSampler], masks: Sequence[Tensor | None]
-) -> tuple[Tensor, dict[int, float]]:
+) -> tuple[Tensor, dict[int, Tensor]]:
     """Choose a token a row from `logits` `[rows, vocabulary]`; `masks` are True where a grammar allows a token.
 
     Returns tokens `[rows]`, with -1 where a row's logits are not numbers or all are excluded, and the log-probability
-    of the chosen token for rows that asked for it.
+    of the chosen token for rows that asked for it. All of it stays on the device; `read_back` reads it at once.
     """
     for index, mask in enumerate(masks):
         if mask is not None:
@@ -63,7 +63,7 @@ def next_tokens(
     # The largest of a row is not finite where one is not a number, or infinite, or none is left.
     best, tokens = logits.max(dim=-1)
     broken = ~torch.isfinite(best)
-    chosen: dict[int, float] = {}
+    chosen: dict[int, Tensor] = {}
     for index, sampler in enumerate(samplers):
         if not sampler.is_plain:
             tokens[index], logprob = _sample_row(logits[index].float(), sampler)
@@ -72,7 +72,21 @@ def next_tokens(
     return torch.where(broken, -1, tokens), chosen
 
 
-def _sample_row(logits: Tensor, sampler: RowSampler) -> tuple[Tensor, float]:
+def read_back(tokens: Tensor, logprobs: Mapping[int, Tensor]) -> tuple[list[int], dict[int, float]]:
+    """What `next_tokens` gave, as numbers, in one read of the device.
+
+    Every read waits for all that was launched before it, so a step has no more than this one. float64 holds tokens and
+    float32 log-probabilities exactly.
+    """
+    if not logprobs:
+        read: list[int] = tokens.tolist()
+        return read, {}
+    numbers = torch.cat([tokens.double(), torch.stack(list(logprobs.values())).double()]).tolist()
+    count = len(tokens)
+    return [int(number) for number in numbers[:count]], dict(zip(logprobs, numbers[count:], strict=True))
+
+
+def _sample_row(logits: Tensor, sampler: RowSampler) -> tuple[Tensor, Tensor]:
     settings = sampler.sampling
     if sampler.seen is not None:
         penalised = torch.where(logits < 0, logits * settings.repetition_penalty, logits / settings.repetition_penalty)
@@ -84,9 +98,11 @@ def _sample_row(logits: Tensor, sampler: RowSampler) -> tuple[Tensor, float]:
         token = (scores + noise).argmax()
     else:
         token = logits.argmax()
+    # An index that is a tensor of no dimension would be read by the host.
+    place = token.reshape(1)
     if sampler.seen is not None:
-        sampler.seen[token] = True
-    logprob = float(torch.log_softmax(logits, dim=-1)[token]) if settings.logprobs else 0.0
+        sampler.seen.index_fill_(0, place, True)
+    logprob = torch.log_softmax(logits, dim=-1).index_select(0, place)[0] if settings.logprobs else logits[0]
     return token, logprob
 
 

@@ -107,3 +107,22 @@ def split_evenly(count: int, most: int) -> list[tuple[int, int]]:
     runs = -(-count // max(1, most))
     edges = [count * run // runs for run in range(runs + 1)] if runs else [0]
     return [(first, last - first) for first, last in itertools.pairwise(edges)]
+
+
+def split_by_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Indexes of prompts in groups of similar lengths, shortest first, so that padding costs less than it saves.
+
+    A forward costs its rows times its longest prompt, and `overhead` tokens beside; the sum over groups is the least.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    costs, cuts = [0], [0]
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        cost, cut = min((costs[start] + overhead + (end - start) * longest, start) for start in range(end))
+        costs.append(cost)
+        cuts.append(cut)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[cuts[end] : end])
+        end = cuts[end]
+    return groups[::-1]

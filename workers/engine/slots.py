@@ -1,7 +1,8 @@
 """KV in slots: each active row owns one, rows stay compact, and decode reads views.
 
-Per layer there are two buffers `[slots, heads, length, head_dim]`. Active rows are always `0 .. n-1`: when one ends,
-the last moves into its place. A decode step therefore reads `buffer[:n, :, :window]`, a view, and copies nothing.
+Per layer there are two buffers `[slots, heads, length, head_dim]`; a kernel that reads live tokens only wants tokens
+before heads in memory, which changes strides and nothing else. Active rows are always `0 .. n-1`: when one ends, the
+last moves into its place. A decode step therefore reads `buffer[:n, :, :window]`, a view, and copies nothing.
 There is one pool per length class, so that a short request does not reserve what a long one needs.
 """
 # ruff: noqa: ARG002 - the signatures are those of transformers
@@ -16,17 +17,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from workers.engine.scheduler import LengthClass
+from workers.engine.varlen import LiveRows
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     """What a model's own attention sees as `past_key_values` during decode: one new token a row, a view back."""
 
-    def __init__(self, slots: int, length: int) -> None:
+    def __init__(self, slots: int, length: int, *, tokens_first: bool = False) -> None:
         # Cache.__init__ wants layer objects; this class keeps its own buffers and answers the same questions.
         self.layers: list[Any] = []
         self.offloading = False
         self.slots = slots
         self.length = length
+        self._tokens_first = tokens_first
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         #: Set before each forward: the first row, the rows, where each writes, and how far back the longest reads.
@@ -51,8 +54,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
             self.values.append(values)
 
     def _buffer(self, like: Tensor) -> Tensor:
-        shape = (self.slots, like.shape[1], self.length, like.shape[3])
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        heads, size = like.shape[1], like.shape[3]
+        if self._tokens_first:
+            shape = (self.slots, self.length, heads, size)
+            return torch.zeros(shape, dtype=like.dtype, device=like.device).transpose(1, 2)
+        return torch.zeros((self.slots, heads, self.length, size), dtype=like.dtype, device=like.device)
 
     def move(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` tokens of one slot into another."""
@@ -102,11 +108,22 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
 
 
 class SlotPool:
-    """One length class: its cache, the compact list of what owns rows `0 .. n-1`, and what each row feeds next."""
+    """One length class: its cache, the compact list of what owns rows `0 .. n-1`, and what each row feeds next.
 
-    def __init__(self, spec: LengthClass, *, device: torch.device, bucket: int = 64) -> None:
+    `spare` adds a slot that nobody owns, where rows that only fill up a recorded step write.
+    """
+
+    def __init__(
+        self,
+        spec: LengthClass,
+        *,
+        device: torch.device,
+        bucket: int = 64,
+        tokens_first: bool = False,
+        spare: bool = False,
+    ) -> None:
         self.spec = spec
-        self.cache = SlotCache(spec.slots, spec.length)
+        self.cache = SlotCache(spec.slots + spare, spec.length, tokens_first=tokens_first)
         self.owners: list[Any] = []
         self._bucket = bucket
         #: Per slot: tokens stored, the next token to feed, and its position on each axis (`[axes, slots]`).
@@ -115,6 +132,9 @@ class SlotPool:
         self._positions = torch.zeros(1, spec.slots, dtype=torch.long, device=device)
         self._rows = torch.arange(spec.slots, device=device)
         self._columns = torch.arange(spec.length, device=device)
+        self._edges = torch.arange(spec.slots + 1, dtype=torch.int32, device=device)
+        #: How many rows are real, for recorded steps.
+        self._count = torch.zeros((), dtype=torch.long, device=device)
         #: The same as `_lengths`, for the host: reading the device would make every step wait.
         self._host_lengths: list[int] = []
 
@@ -159,13 +179,44 @@ class SlotPool:
         row may look.
         """
         active = slice(first, first + (len(self.owners) if count is None else count))
-        window = min(self.spec.length, -(-(max(self._host_lengths[active]) + 1) // self._bucket) * self._bucket)
+        window = min(self.spec.length, -(-self.find_longest(first, count) // self._bucket) * self._bucket)
         lengths = self._lengths[active]
         cache = self.cache
         cache.first, cache.rows, cache.write_at, cache.window = first, self._rows[active], lengths.clone(), window
         mask = (self._columns[None, :window] <= lengths[:, None])[:, None, None]
         positions = self._positions[:, active, None]
         return self._tokens[active, None], positions if len(positions) > 1 else positions[0], mask
+
+    def find_longest(self, first: int = 0, count: int | None = None) -> int:
+        """Tokens of the longest of these rows with the one that the next step adds."""
+        return max(self._host_lengths[first : first + (len(self.owners) if count is None else count)]) + 1
+
+    def count_rows(self) -> None:
+        """Tell the device how many rows are real, before a recorded step is replayed."""
+        self._count.fill_(len(self.owners))
+
+    def open_padded_step(self, rows: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `open_step` for the first `rows` slots, which may be more than there are real rows, by `_count`.
+
+        Only tensors say which are real, so that the step can be recorded. Those that are not feed token 0 to one
+        column and write into the spare slot. Raises ValueError in a pool without one.
+        """
+        cache = self.cache
+        if cache.slots == self.spec.slots:
+            raise ValueError("a padded step needs a spare slot")
+        padding = self._rows[:rows] >= self._count
+        lengths = self._lengths[:rows].masked_fill(padding, 0)
+        cache.first, cache.rows = 0, self._rows[:rows].masked_fill(padding, self.spec.slots)
+        cache.write_at, cache.window = lengths, window
+        mask = (self._columns[None, :window] <= lengths[:, None])[:, None, None]
+        positions = self._positions[:, :rows].masked_fill(padding, 0)[..., None]
+        tokens = self._tokens[:rows].masked_fill(padding, 0)[:, None]
+        return tokens, positions if len(positions) > 1 else positions[0], mask
+
+    def find_live_rows(self) -> LiveRows:
+        """How much of each row counts in the step that was opened last."""
+        used = (self.cache.write_at + 1).to(torch.int32)
+        return LiveRows(used, self._edges[: len(used) + 1], self.spec.length)
 
     def sliding(self, mask: Tensor, width: int) -> Tensor:
         """The same mask for layers that look back `width` tokens only."""

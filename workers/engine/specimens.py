@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +36,33 @@ _ASKED: tuple[tuple[str, tuple[int, ...], str, int], ...] = (
 )
 
 
-def prepare_specimens(loaded: LoadedModel) -> list[Prepared]:
-    """Ready requests. What the model does not take, such as two pictures, is left out.
-
-    Raises ModelError where not even one picture with a text can be prepared.
-    """
+@contextlib.contextmanager
+def draw_requests() -> Iterator[list[Request]]:
+    """The requests; their pictures' files are there within the block."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = [_draw(Path(folder), number) for number in range(len(_SIZES))]
-        found = []
+        requests = []
         for number, (before, shown, behind, tokens) in enumerate(_ASKED):
             parts: list[dict[str, Any]] = [{"type": "image", "index": index} for index in range(len(shown))]
             parts = [{"type": "text", "text": before}, *parts, {"type": "text", "text": behind}]
             parts = [part for part in parts if part.get("text") != ""]
             images = tuple(pictures[index] for index in shown)
-            request = Request(f"specimen-{number}", ({"role": "user", "content": parts},), images, max_tokens=tokens)
-            try:
-                found.append(loaded.processing.prepare(request, loaded.processing.render(request), 0.0))
-            except (Refused, UnpreparableError):
-                _log.info("the model does not take specimen %d", number, exc_info=True)
+            messages = ({"role": "user", "content": parts},)
+            requests.append(Request(f"specimen-{number}", messages, images, max_tokens=tokens))
+        yield requests
+
+
+def prepare_specimens(loaded: LoadedModel, requests: Sequence[Request]) -> list[Prepared]:
+    """Ready requests. What the model does not take, such as two pictures, is left out.
+
+    Raises ModelError where not even one picture with a text can be prepared.
+    """
+    found = []
+    for request in requests:
+        try:
+            found.append(loaded.processing.prepare(request, loaded.processing.render(request), 0.0))
+        except (Refused, UnpreparableError):
+            _log.info("the model does not take %s", request.id, exc_info=True)
     if not any(item.vision for item in found):
         raise ModelError(
             "processor_unusable", "The model's processor cannot prepare a picture with a text; copy its files again."

@@ -86,6 +86,8 @@ class StaticBatchEngine(PreparingEngine):
         if not live:
             return
         self._moved()
+        for place in live:
+            place.row.ticket.stage = "prefill"
         try:
             MicroBatch(self._loaded, live, on_end=self._end, on_step=self._between_steps).run()
         except Exception as error:
@@ -107,6 +109,8 @@ class StaticBatchEngine(PreparingEngine):
 
     def _between_steps(self, shared: Sequence[Place]) -> None:
         self._moved(rows=len(shared))
+        for place in shared:
+            place.row.ticket.stage = "decoding"
         self._sweep()
         self._end_unpreparable()
         self._interrupt(shared)

@@ -73,6 +73,10 @@ class TokenText:
         self._ids.append(token)
         return self._take(final=False)
 
+    def hold(self, token: int) -> None:
+        """Add a token whose text nobody needs yet; `flush` gives it with the rest."""
+        self._ids.append(token)
+
     def flush(self) -> str:
         """The end has come: what is left, complete or not."""
         return self._take(final=True)

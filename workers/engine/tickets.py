@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from workers.engine.protocol import Done, Finish, OnDone, OnToken, Request
+from workers.engine.protocol import Done, Finish, OnDone, OnToken, Request, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ class Ticket:
         self._muted = 0
         #: What the engine made of the request when it took it.
         self.plan: Any = None
+        #: What is being done with it; set by the engine's thread, read by any.
+        self.stage: Stage = "waiting"
         self._on_done = on_done
         self._on_token = on_token
         self._lock = threading.RLock()
@@ -34,6 +36,11 @@ class Ticket:
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def listens(self) -> bool:
+        """Whether somebody wants the text as it comes."""
+        return self._on_token is not None
 
     def done(self) -> bool:
         return self._ended.is_set()

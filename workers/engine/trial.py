@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.decode import Decoder
+from workers.engine.chunks import PartialPrompt
+from workers.engine.decode import build_decoder
 from workers.engine.features import Features
 from workers.engine.loader import LoadedModel
-from workers.engine.prefill import Prefiller
+from workers.engine.pixel_bytes import join_vision
+from workers.engine.prefill import Prefilled, Prefiller
 from workers.engine.prefix import Prefix, PrefixStore
 from workers.engine.prepared import Prepared
 from workers.engine.scheduler import LengthClass
@@ -22,6 +24,8 @@ from workers.engine.vision import VisionEncoder
 _CACHE_BYTES = 2**30
 #: Fewer than the specimens, so that rows join and leave while others are under way.
 _SLOTS = 3
+#: Pieces that a prompt is cut into, and what each has at least, in tokens.
+_PIECES, _SMALLEST_PIECE = 3, 16
 #: How far scores may lie from the reference's, as a share of their range: what another order of the same sums makes of
 #: them. A wrong mask or position moves them by more, even where the best token happens to stay the same.
 FLOAT32_SHARE = 0.0005
@@ -44,8 +48,8 @@ Made = dict[str, tuple[list[int], list[Tensor]]]
 def run_reference(loaded: LoadedModel, item: Prepared) -> Answer:
     """Plain `generate`, greedy, without an end token. Raises whatever it raises."""
     model = loaded.model
-    inputs = {name: value.to(model.device) for name, value in {**item.sequence, **item.vision}.items()}
-    inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in inputs.items()}
+    inputs = {name: value.to(model.device) for name, value in item.sequence.items()}
+    inputs |= join_vision([item], model.device, model.dtype) if item.vision else {}
     output = model.generate(
         **inputs,
         max_new_tokens=item.request.max_tokens,
@@ -77,17 +81,22 @@ def agrees(reference: Answer, found: Answer, *, exact: bool) -> bool:
 
 
 class Trial:
-    """Runs requests with given features; caches live from one run to the next."""
+    """Runs requests with given features; caches live from one run to the next.
 
-    def __init__(self, loaded: LoadedModel, features: Features) -> None:
+    `vision` is one with pictures that it encoded before, where these need not be encoded again.
+    """
+
+    def __init__(self, loaded: LoadedModel, features: Features, vision: VisionEncoder | None = None) -> None:
         model = loaded.model
         self.features, self._device = features, model.device
-        self.vision = VisionEncoder(model, cache_bytes=_CACHE_BYTES, batched=features.batched_encoder)
+        self.vision = vision or VisionEncoder(model, cache_bytes=_CACHE_BYTES, batched=features.batched_encoder)
         self.prefixes = PrefixStore(_CACHE_BYTES if features.prefix_reuse else 0)
         self.prefiller = Prefiller(model, self.vision, pad_id=loaded.pad_id, use_encoder=features.encoder_cache)
-        self._decoder = Decoder(model)
+        self.decoder = build_decoder(model, features)
         #: The most prompts that shared a prefill.
         self.widest = 0
+        #: The most pieces that a prompt went in.
+        self.pieces = 0
         #: Whether a picture followed a reused prefix.
         self.met_picture = False
         #: Bytes of keys and values per token.
@@ -96,7 +105,7 @@ class Trial:
     def run(self, items: Sequence[Prepared]) -> list[Answer]:
         """The greedy answer of each request."""
         length = max(item.total_tokens for item in items)
-        pool = SlotPool(LengthClass(_SLOTS, length), device=self._device)
+        pool = self.decoder.new_pool(LengthClass(_SLOTS, length), device=self._device)
         made: Made = {item.id: ([], []) for item in items}
         waiting = list(items)
         while waiting or pool.owners:
@@ -104,7 +113,7 @@ class Trial:
                 self._prefill(group, pool, made)
             if pool.owners:
                 self._decode(pool, made)
-        self.token_bytes = pool.cache.nbytes() // (_SLOTS * length)
+        self.token_bytes = pool.cache.nbytes() // (pool.cache.slots * length)
         return [Answer(tokens, torch.stack(scores).float()) for tokens, scores in (made[item.id] for item in items)]
 
     def _next_group(self, waiting: list[Prepared], free: int) -> list[Prepared]:
@@ -119,7 +128,7 @@ class Trial:
 
     def _key(self, item: Prepared) -> tuple[object, ...]:
         prefix = self._find(item)
-        return item.group_key(prefix.key if prefix else None, slides=self._decoder.slides)
+        return item.group_key(prefix.key if prefix else None, slides=self.decoder.slides)
 
     def _find(self, item: Prepared) -> Prefix | None:
         return self.prefixes.find(self._keys(item)) if self.features.prefix_reuse else None
@@ -129,7 +138,7 @@ class Trial:
 
     def _prefill(self, group: list[Prepared], pool: SlotPool, made: Made) -> None:
         prefix = self._find(group[0])
-        filled = self.prefiller.run(group, prefix)
+        filled = self._fill(group, prefix)
         self.prefixes.count(prefix, len(group))
         rest = group[0].prompt_ids[filled.prefix_tokens :]
         self.met_picture |= prefix is not None and any(token in group[0].image_token_ids for token in rest)
@@ -145,8 +154,19 @@ class Trial:
                 slot = pool.add(item, token=token, last_position=last, length=item.prompt_tokens)
                 filled.copy_row(pool.cache, slot, row, item.prompt_tokens)
 
+    def _fill(self, group: list[Prepared], prefix: Prefix | None) -> Prefilled:
+        """In one forward; in pieces, where that is on, what stands alone."""
+        item = group[0]
+        if not self.features.chunked_prefill or len(group) > 1 or not self.prefiller.can_cut(item):
+            return self.prefiller.run(group, prefix)
+        partial, filled = PartialPrompt.begin(item, prefix), None
+        while filled is None:
+            filled = self.prefiller.run_piece(partial, max(_SMALLEST_PIECE, item.prompt_tokens // _PIECES))
+        self.pieces = max(self.pieces, partial.pieces)
+        return filled
+
     def _decode(self, pool: SlotPool, made: Made) -> None:
-        logits = self._decoder.step(pool)
+        logits = self.decoder.step(pool)
         picked: list[int] = logits.argmax(dim=-1).tolist()
         pool.close_step(picked)
         for slot in range(len(pool.owners) - 1, -1, -1):

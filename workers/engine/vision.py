@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.pixel_bytes import join_vision
 from workers.engine.prepared import Prepared
 
 #: What of an encoder's output a prefill needs; the rest (hidden states) would only hold memory.
@@ -82,14 +83,10 @@ class VisionEncoder:
     def _encode_batch(self, batch: list[Prepared]) -> list[Features]:
         self.encoded += len(batch)
         self.together = max(self.together, len(batch))
-        device, dtype = self._model.device, self._model.dtype
-        inputs = {}
-        for name in batch[0].vision:
-            if name in self._accepts or "kwargs" in self._accepts:
-                value = torch.cat([item.vision[name] for item in batch]).to(device)
-                inputs[name] = value.to(dtype) if value.is_floating_point() else value
         if self._encode is None:
             raise TypeError("the model has no get_image_features")
+        given = join_vision(batch, self._model.device, self._model.dtype)
+        inputs = {n: v for n, v in given.items() if n in self._accepts or "kwargs" in self._accepts}
         output = self._encode(**inputs, return_dict=True)
         if len(batch) == 1:
             return [{"type": type(output), **{n: output[n] for n in _FIELDS if output.get(n) is not None}}]
@@ -128,7 +125,7 @@ def _share(value: Any, batch: Sequence[Prepared]) -> list[Any]:
     length = len(value)
     rules = (
         [len(item.request.images) for item in batch],
-        [int(item.vision["pixel_values"].shape[0]) for item in batch],
+        [item.patches for item in batch],
         [item.image_tokens for item in batch],
     )
     for counts in rules:

@@ -58,9 +58,11 @@ def history(folder: Path | None) -> list[dict[str, Any]]:
     """The runs behind a folder to start from, the oldest first."""
     if folder is None:
         return []
-    if not (folder / STATE).exists():
+    # A packaged model tells its runs where a checkpoint keeps its state.
+    told = next((path for path in (folder / STATE, folder / "training.json") if path.exists()), None)
+    if told is None:
         return [{"folder": folder.name}]
-    last = json.loads((folder / STATE).read_text())
+    last = json.loads(told.read_text())
     return [*last.pop("earlier", []), last]
 
 
