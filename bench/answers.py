@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from bench.contestants import Run
 from workers.engine.loader import LoadedModel
+from workers.engine.pixel_bytes import join_vision
 from workers.engine.protocol import Request
 
 #: Two scores this close, as a share of the range of all scores, may change places by float32 rounding alone.
@@ -48,6 +50,42 @@ class Comparison:
         }
 
 
+@dataclass
+class TextComparison:
+    """Compares the texts of a peer with our answers, blanks at their ends aside."""
+
+    loaded: LoadedModel
+    _checked: int = 0
+    _equal: int = 0
+    _differences: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, requests: Sequence[Request], ours: Run, texts: Mapping[str, str]) -> None:
+        """Compare the answers of one run."""
+        for request in requests:
+            tokens, theirs = ours.answers[request.id], texts[request.id]
+            self._checked += 1
+            if ours.texts[request.id].strip() == theirs.strip():
+                self._equal += 1
+            elif len(self._differences) < _EXPLAINED:
+                self._differences[request.id] = explain_text(self.loaded, request, tokens, theirs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Texts compared, equal ones, and up to eight requests whose texts differ."""
+        return {"of": self._checked, "equal": self._equal, "differences": self._differences}
+
+
+def explain_text(loaded: LoadedModel, request: Request, tokens: Sequence[int], text: str) -> dict[str, Any]:
+    """The first of our tokens whose text the other lacks, and how far apart the two best scores lie there."""
+    decode, wanted = loaded.processing.tokenizer.decode, text.strip()
+    place = next((n for n in range(len(tokens)) if not wanted.startswith(decode(list(tokens[: n + 1])).strip())), None)
+    if place is None:
+        return {"place": len(tokens), "gap": None, "tie": False}
+    scores = _score(loaded, request, tokens[:place])
+    best = scores.topk(2).values
+    gap = (best[0] - best[1]).item() / (scores.max() - scores.min()).item()
+    return {"place": place, "gap": gap, "tie": gap <= TIE_SHARE}
+
+
 def explain_difference(
     loaded: LoadedModel, request: Request, reference: Sequence[int], found: Sequence[int]
 ) -> dict[str, Any]:
@@ -73,4 +111,5 @@ def _score(loaded: LoadedModel, request: Request, tokens: Sequence[int]) -> Any:
     sequence = {name: torch.cat([value, value.new_zeros(1, len(tokens))], 1) for name, value in item.sequence.items()}
     sequence["input_ids"][0, item.prompt_tokens :] = torch.tensor(tokens, dtype=torch.long)
     sequence["attention_mask"][0, item.prompt_tokens :] = 1
-    return loaded.model(**sequence, **item.vision).logits[0, -1].float()
+    vision = join_vision([item], loaded.model.device, loaded.model.dtype) if item.vision else {}
+    return loaded.model(**sequence, **vision).logits[0, -1].float()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.loader import LoadedModel
+from workers.engine.pixel_bytes import join_vision
 from workers.engine.prepared import Prepared
 from workers.engine.protocol import Done, Engine, Handle, Request
 
@@ -95,8 +96,8 @@ def generate(loaded: LoadedModel, items: Sequence[Prepared]) -> list[list[int]]:
         fill = loaded.pad_id if name == "input_ids" else 0
         rows = [item.sequence[name] for item in items]
         padded = [torch.nn.functional.pad(row, (width - row.shape[1], 0), value=fill) for row in rows]
-        inputs[name] = torch.cat(padded)
-    inputs |= {name: torch.cat([item.vision[name] for item in items]) for name in items[0].vision}
+        inputs[name] = torch.cat(padded).to(loaded.model.device)
+    inputs |= join_vision(items, loaded.model.device, loaded.model.dtype) if items[0].vision else {}
     output: Any = loaded.model.generate(
         **inputs,
         max_new_tokens=max(item.request.max_tokens for item in items),

@@ -8,6 +8,8 @@ from typing import Any
 
 #: At the tiny size: multiples of the best static batch. Everywhere: ragged as a share of uniform, and slot occupancy.
 RAGGED, UNIFORM, EVENNESS, OCCUPANCY = 2.0, 1.2, 0.85, 0.92
+#: At the large size: multiples of vLLM's CPU build.
+VLLM = 1.0
 #: A long run's memory is flat where it grows by no more than this share of what is held; a run of 10,000 says so.
 FLAT, LONG_RUN = 0.05, 10_000
 
@@ -41,6 +43,18 @@ def judge(results: Mapping[str, Any], ours: list[str]) -> list[dict[str, Any]]:
     differing = sum(not place["tie"] for entry in answers for place in entry["differences"].values())
     goals.append(Goal("answers that differ other than at a tie", 0, differing if answers else None, least=False))
     goals.append(Goal(f"memory growth over {LONG_RUN:,} requests", FLAT, _growth(results), least=False))
+    return [{**asdict(goal), "met": goal.met} for goal in goals]
+
+
+def judge_peers(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """At the large size, not to be behind vLLM on any workload; and everywhere the same texts from every peer."""
+    goals, differing = [], 0
+    for name, peer in results["peers"].items():
+        for workload, found in peer["workloads"].items():
+            if name == "vllm" and results["size"] == "large":
+                goals.append(Goal(f"{workload}, times vLLM on the CPU", VLLM, found["ratio"]))
+            differing += sum(not place["tie"] for place in found["answers"]["differences"].values())
+    goals.append(Goal("texts that differ other than at a tie", 0, differing, least=False))
     return [{**asdict(goal), "met": goal.met} for goal in goals]
 
 

@@ -22,9 +22,9 @@ from bench import tokens
 from bench.wording import QUESTIONS, RULES
 
 #: Standard deviation of a random matrix times the root of its inputs: above 1, so that answers do not repeat at once.
-_GAIN = 1.1
+GAIN = 1.1
 _PATCH, _MERGE = 16, 2
-_SEED = 20
+SEED = 20
 #: The file that says which shape a folder has.
 _SHAPE = "shape.json"
 
@@ -53,7 +53,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(1024, 192, 4, 6, 2, 32, (6, 5, 5), 96, 3, 3, (0, 1), (64, 96, 128)),
     # Hidden size, heads and vocabulary of the public Qwen3 0.6B, with fewer layers, and a smaller vision tower.
-    "large": Shape(151_936, 1024, 12, 16, 8, 128, (24, 20, 20), 512, 6, 8, (1, 3, 5), (128, 192, 256)),
+    "large": Shape(151_936, 1024, 12, 16, 8, 128, (24, 20, 20), 512, 6, 8, (1, 3, 5), (64, 96, 128)),
 }
 
 
@@ -69,7 +69,7 @@ def build_model(size: str, folder: Path) -> Path:
     draft.mkdir(parents=True)
     tokenizer = tokens.build_tokenizer(shape.vocabulary, [*QUESTIONS, *RULES])
     tokenizer.save_pretrained(draft)
-    _write_processor(draft, shape)
+    write_processor(draft, shape)
     _build_weights(shape, tokenizer).save_pretrained(draft)
     (draft / _SHAPE).write_text(json.dumps(wanted) + "\n")
     draft.rename(out)
@@ -120,12 +120,12 @@ def _config(shape: Shape, ids: dict[str, int]) -> Any:
 
 def _build_weights(shape: Shape, tokenizer: Any) -> Any:
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in tokens.SPECIAL}
-    torch.manual_seed(_SEED)
+    torch.manual_seed(SEED)
     model = Qwen3VLForConditionalGeneration(_config(shape, ids)).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
-                parameter.normal_(0.0, _GAIN * parameter[0].numel() ** -0.5)
+                parameter.normal_(0.0, GAIN * parameter[0].numel() ** -0.5)
         model.get_input_embeddings().weight[tokens.find_unwritten(tokenizer)] = 0.0
     model.generation_config = GenerationConfig(
         eos_token_id=ids[tokens.END], pad_token_id=ids[tokens.END_OF_TEXT], do_sample=False
@@ -133,7 +133,7 @@ def _build_weights(shape: Shape, tokenizer: Any) -> Any:
     return model
 
 
-def _write_processor(out: Path, shape: Shape) -> None:
+def write_processor(out: Path, shape: Shape) -> None:
     """The picture processor's settings, and those of the video processor, which peers insist on."""
     shared = {
         "patch_size": _PATCH,

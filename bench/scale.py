@@ -10,7 +10,8 @@ class Scale:
     """Runs of each contestant; requests of a workload (`shared`: of the one with long prompts), of open arrivals, of
     the long run; and, per slot, of a backlog.
 
-    `singles` is how many requests `generate` answers one by one; None is all of them.
+    `singles` is how many requests `generate` answers one by one; None is all of them. `plain` says whether our static
+    engine takes part too.
     """
 
     repeats: int
@@ -20,6 +21,7 @@ class Scale:
     backlog: int
     memory: int
     singles: int | None = None
+    plain: bool = True
 
     def changed(self, repeats: int | None, requests: int | None) -> Scale:
         """With other numbers where they are given. Raises ValueError below 1."""
@@ -32,5 +34,5 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(repeats=5, requests=96, shared=96, arrivals=384, backlog=10, memory=1000),
-    "large": Scale(repeats=3, requests=64, shared=24, arrivals=32, backlog=4, memory=64, singles=8),
+    "large": Scale(repeats=3, requests=32, shared=12, arrivals=32, backlog=4, memory=64, singles=4, plain=False),
 }

@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -17,7 +19,7 @@ import httpx
 
 from bench.chat import ChatClient, Texts, to_messages
 from bench.models import SHAPES
-from bench.recipes import VLLM, XINFERENCE
+from bench.recipes import VLLM, XINFERENCE, PeerError
 from workers.engine.protocol import Request
 
 #: Seconds until a peer must be ready, and until it must have ended after being asked to.
@@ -28,10 +30,31 @@ _XINFERENCE_CONCURRENCY = 8
 _LOOPBACK = "127.0.0.1"
 
 
-class Peer(Protocol):
+class Answering(Protocol):
     """Answers requests as fast as it can."""
 
     def answer(self, requests: Sequence[Request]) -> Texts: ...
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer that runs, and the group of its processes."""
+
+    asked: Answering
+    process: subprocess.Popen[str]
+
+    def answer(self, requests: Sequence[Request]) -> Texts:
+        """Raises PeerError and httpx.HTTPError."""
+        return self.asked.answer(requests)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop its processes meanwhile: some poll for work and would take time from whoever runs beside them."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
 
 
 class PipedPeer:
@@ -42,7 +65,7 @@ class PipedPeer:
         self._read()
 
     def answer(self, requests: Sequence[Request]) -> Texts:
-        """Raises RuntimeError where the driver has ended."""
+        """Raises PeerError where the driver has ended."""
         asked = [{"messages": to_messages(request), "max_tokens": request.max_tokens} for request in requests]
         _pipe(self._process.stdin).write(json.dumps({"requests": asked}) + "\n")
         _pipe(self._process.stdin).flush()
@@ -53,7 +76,7 @@ class PipedPeer:
     def _read(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
         if not line:
-            raise RuntimeError("the peer ended before it answered; what it wrote is above.")
+            raise PeerError("the peer ended before it answered; what it wrote is above.")
         return dict(json.loads(line))
 
 
@@ -61,9 +84,10 @@ class PipedPeer:
 def open_vllm(model: Path, size: str) -> Iterator[Peer]:
     """vLLM's engine in a process of its own, without HTTP."""
     driver = Path(__file__).with_name("peer_vllm.py")
-    command = [str(VLLM.python()), str(driver), str(model), "--rows", str(_ROWS)]
+    # -P: the modules beside the driver must not be taken for those of the standard library.
+    command = [str(VLLM.python()), "-P", str(driver), str(model), "--rows", str(_ROWS)]
     with _start([*command, "--context", str(SHAPES[size].context)], VLLM.variables(), piped=True) as process:
-        yield PipedPeer(process)
+        yield Peer(PipedPeer(process), process)
 
 
 @contextmanager
@@ -76,7 +100,7 @@ def open_vllm_server(model: Path, size: str) -> Iterator[Peer]:
     command += ["--mm-processor-cache-gb", "0", "--limit-mm-per-prompt", '{"image": 1, "video": 0}']
     with _start(command, VLLM.variables()) as process:
         base = _wait_for(process, port, "/health")
-        yield ChatClient(base, "bench", _ROWS, {"ignore_eos": True})
+        yield Peer(ChatClient(base, "bench", _ROWS, {"ignore_eos": True}), process)
 
 
 @contextmanager
@@ -84,13 +108,17 @@ def open_xinference(model: Path, size: str) -> Iterator[Peer]:
     """Xinference with its transformers engine, the model registered and launched over its API."""
     port = find_port()
     command = [str(XINFERENCE.python().with_name("xinference-local")), "-H", _LOOPBACK, "-p", str(port)]
-    with _start([*command, "--log-level", "warning"], XINFERENCE.variables()) as process:
+    # What it registers it keeps in its home and refuses a second time.
+    with (
+        tempfile.TemporaryDirectory() as home,
+        _start([*command, "--log-level", "warning"], {**XINFERENCE.variables(), "XINFERENCE_HOME": home}) as process,
+    ):
         base = _wait_for(process, port, "/v1/models")
         with httpx.Client(base_url=base, timeout=_START_S, trust_env=False) as client:
             registration = {"model": json.dumps(describe_for_xinference(model)), "persist": True}
             client.post("/v1/model_registrations/LLM", json=registration).raise_for_status()
             client.post("/v1/models", json=launch_for_xinference(size)).raise_for_status()
-        yield ChatClient(base, "bench", _XINFERENCE_CONCURRENCY, {})
+        yield Peer(ChatClient(base, "bench", _XINFERENCE_CONCURRENCY, {}), process)
 
 
 def describe_for_xinference(model: Path) -> dict[str, Any]:
@@ -174,21 +202,21 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def _wait_for(process: subprocess.Popen[str], port: int, path: str) -> str:
-    """The base address once the server answers. Raises RuntimeError, TimeoutError."""
+    """The base address once the server answers. Raises PeerError."""
     base, until = f"http://{_LOOPBACK}:{port}", time.monotonic() + _START_S
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise RuntimeError(f"the peer ended with {process.returncode} before it was ready.")
+            raise PeerError(f"the peer ended with {process.returncode} before it was ready.")
         try:
             if httpx.get(base + path, timeout=5, trust_env=False).is_success:
                 return base
         except httpx.HTTPError:
             pass
         time.sleep(1.0)
-    raise TimeoutError(f"the peer was not ready within {_START_S:.0f} s.")
+    raise PeerError(f"the peer was not ready within {_START_S:.0f} s.")
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:
     if stream is None:
-        raise RuntimeError("the peer was started without a pipe.")
+        raise PeerError("the peer was started without a pipe.")
     return stream

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench import models, tokens, workloads
-from bench.answers import Comparison, find_difference
+from bench.answers import Comparison, TextComparison, find_difference
 from bench.arrivals import run_arrivals
-from bench.contestants import Generate, Served, check_ends
+from bench.contestants import Generate, Run, Served, check_ends
 from bench.memory import run_long
 from bench.wording import QUESTIONS, RULES
 from bench.workloads import Studio
@@ -88,6 +88,21 @@ def test_a_difference_is_found_and_measured(loaded: LoadedModel, studio: Studio)
     assert place["place"] == 5
     assert place["gap"] > 0
     assert place["tie"] is False
+
+
+def test_a_text_that_differs_is_traced_to_the_token_where_it_does(loaded: LoadedModel, studio: Studio) -> None:
+    requests = workloads.uniform(studio, 2).requests
+    answers = Generate(loaded, 1).run(requests, ()).answers
+    decode = loaded.processing.tokenizer.decode
+    texts = {name: decode(list(tokens)) for name, tokens in answers.items()}
+    name, tokens = next(iter(answers.items()))
+    cut = decode(list(tokens[:4]))
+    comparison = TextComparison(loaded)
+    comparison.add(requests, Run(1.0, answers, texts=texts), texts | {name: f"{cut} \u2603"})
+    found = comparison.as_json()
+    assert (found["of"], found["equal"]) == (2, 1)
+    assert found["differences"][name]["place"] == 4
+    assert found["differences"][name]["gap"] > 0
 
 
 def test_the_first_difference_of_two_sequences() -> None:

@@ -33,7 +33,7 @@ def _rate(median: float) -> dict[str, float]:
 
 def _results(**parts: Any) -> dict[str, Any]:
     model = {"parameters": 2_500_000, "dtype": "float32"}
-    return {"size": "tiny", "machine": _MACHINE, "model": model, "repeats": 5, **parts}
+    return {"size": "tiny", "machine": _MACHINE, "model": model, "code": "0123456789ab", **parts}
 
 
 def _whole() -> dict[str, Any]:
@@ -59,15 +59,8 @@ def _whole() -> dict[str, Any]:
             "growth_mib": -1.5,
         },
         answers={"ours": {"of": 9, "equal": 8, "differences": {"r1": {"place": 3, "gap": 1e-6, "tie": True}}}},
-        peers={
-            "other": {
-                "version": "other 1.0",
-                "flags": "1 thread",
-                "limits": "says nothing about GPUs.",
-                "workloads": {"uniform": {"rate": _rate(700), "ours": _rate(2400), "equal": "9 of 9"}},
-            }
-        },
         goals=[{"name": "speed", "target": 2.0, "found": 2.5, "least": True, "met": True}],
+        sittings=[{"part": "uniform", "date": "2026-01-02T03:04:05+00:00", "load_average": 0.25, "seconds": 12.3}],
     )
 
 
@@ -105,8 +98,8 @@ def test_every_part_is_on_the_page_with_its_figures() -> None:
         "Slot occupancy under a backlog of ragged requests",
         "Memory over a long run",
         "Equal answers",
-        "Peers",
         "Goals",
+        "When",
     ]
     for line in (
         "| ours | 2,500 (2,499-2,501) | 2.50 |",
@@ -114,9 +107,10 @@ def test_every_part_is_on_the_page_with_its_figures() -> None:
         "| ours | 0.946 | 160 |",
         "-1.5 MiB from the first fifth",
         "| ours | 8 of 9 | 1 of 1 looked into differ where two scores are as good as equal |",
-        "| other | other 1.0 | 1 thread | uniform | 700 (699-701) | 2,400 (2,399-2,401) | 9 of 9 |",
-        "- other: says nothing about GPUs.",
+        "96 requests, every answer 32 tokens; 5 runs of each.",
+        "engine code 0123456789ab",
         "| speed | at least 2 | 2.5 | met |",
+        "| uniform | 2026-01-02T03:04:05+00:00 | 0.25 | 12 |",
     ):
         assert line in page
 
