@@ -8,8 +8,15 @@ from uuid_utils import uuid7
 
 from batchinfer.errors import NotFound
 
-JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT = "job_", "doc_", "batch_", "key_", "wrk_", "evt_"
-_NOUNS = {JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event"}
+JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT, FILE = "job_", "doc_", "batch_", "key_", "wrk_", "evt_", "file-"
+#: A line of a batch, and the request that its answer names: the digits are the job's.
+BATCH_LINE, REQUEST = "batch_req_", "req_"
+#: A job under OpenAI's names: the digits are the job's.
+COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
+_NOUNS = {
+    JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
+    RESPONSE: "response", FILE: "file",
+}  # fmt: skip
 
 #: The one tenant of a fresh installation.
 DEFAULT_TENANT = UUID("00000000-0000-7000-8000-000000000001")

@@ -20,6 +20,8 @@ from batchinfer.domain.fields import (
 from batchinfer.errors import BadImage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from batchinfer.domain.limits import Limits
 
 ROLES = ("system", "user", "assistant")
@@ -144,6 +146,28 @@ def _parse_file(value: object, at: str) -> Upload:
         None if name is None else read_text(name, join(at, "filename"), max_chars=MAX_FILENAME_CHARS),
         where,
     )
+
+
+def expand_places(
+    messages: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Messages of a stored prompt whose places count into its `images`.
+
+    A document that stands for its pages was one upload and is several pictures: each says in `upload` which it was.
+    """
+    if not any("upload" in image for image in images):
+        return list(messages)
+    pictures: dict[int, list[dict[str, Any]]] = {}
+    for index, image in enumerate(images):
+        pictures.setdefault(image["upload"], []).append({"type": "image", "index": index})
+    return [
+        {**message, "content": [found for part in message["content"] for found in _expand(part, pictures)]}
+        for message in messages
+    ]
+
+
+def _expand(part: Mapping[str, Any], pictures: Mapping[int, list[dict[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    return pictures[part["index"]] if part["type"] == "image" else [part]
 
 
 def decode_data_url(value: object, at: str) -> bytes:

@@ -75,6 +75,10 @@ class JobRequest:
     metadata: dict[str, str]
     #: Seconds from submission; None: never.
     expires_in_s: float | None
+    #: Where the answer is told while it is made; None: nobody listens.
+    channel: str | None = None
+    #: A PDF or TIFF among the uploads stands for all its pages in this one prompt, instead of a job a page.
+    pages_inline: bool = False
 
 
 def parse_job(body: object, limits: Limits) -> JobRequest:
@@ -122,7 +126,7 @@ def _build(given: Mapping[str, object], limits: Limits, read_messages: Callable[
         "max_tokens": sampling.parse_max_tokens(given, limits),
         "stop": sampling.parse_stop(given.get("stop")),
         "response_format": sampling.parse_response_format(given.get("response_format")),
-        "metadata": _parse_metadata(given.get("metadata")),
+        "metadata": parse_metadata(given.get("metadata")),
         "expires_in_s": _parse_expires_in(given.get("expires_in")),
     }
     messages, uploads = read_messages()
@@ -146,7 +150,8 @@ def _parse_class(given: Mapping[str, object]) -> JobClass:
     return JobClass.NORMAL if name is None else JobClass(read_word(name, "class", list(JobClass)))
 
 
-def _parse_metadata(value: object) -> dict[str, str]:
+def parse_metadata(value: object) -> dict[str, str]:
+    """Pairs of texts that come back with what they were sent with. Raises BadRequest."""
     if value is None:
         return {}
     pairs = read_object(value, "metadata")

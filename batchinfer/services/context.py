@@ -11,6 +11,7 @@ from batchinfer.bus.announce import Announcer
 from batchinfer.bus.app import make_celery, open_redis
 from batchinfer.bus.bell import DoneBell
 from batchinfer.bus.control import Control
+from batchinfer.bus.tokens import TokenListener
 from batchinfer.errors import Forbidden
 from batchinfer.media.blobs import BlobStore
 from batchinfer.store.session import Database
@@ -36,11 +37,13 @@ class Context:
     announcer: Announcer
     bell: DoneBell
     control: Control
+    tokens: TokenListener
     redis: Redis
 
     def close(self) -> None:
         """Let go of all connections and threads. Safe to call twice."""
         self.bell.close()
+        self.tokens.close()
         self.announcer.close()
         self.redis.close()
         self.db.dispose()
@@ -107,5 +110,6 @@ def open_context(settings: Settings, *, name: str = "batchinfer", pool_size: int
         announcer=Announcer(celery, redis),
         bell=DoneBell(redis),
         control=Control(celery, redis),
+        tokens=TokenListener(redis),
         redis=redis,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.documents import CANCELLED_CODE, DocumentState
@@ -9,6 +10,7 @@ from batchinfer.domain.ids import DOCUMENT, new_id, show_id
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services.context import Page
 from batchinfer.services.files import store_uploads
+from batchinfer.services.quotas import admit
 from batchinfer.services.replay import take_key
 from batchinfer.services.requests import build_page_prompt, find_expiry
 from batchinfer.store import documents as store
@@ -46,10 +48,12 @@ def submit_document(
         blob=blobs[0].sha256,
         prompt=build_page_prompt(request),
         metadata=request.metadata,
-        expires_at=find_expiry(request),
+        expires_at=None,
     )
     with ctx.db.transaction() as tx:
+        document = replace(document, expires_at=find_expiry(tx, request))
         take_key(ctx, tx, caller, idempotency, "document", document.id)
+        admit(ctx, tx, caller.tenant_id, 1)
         files.record_blobs(tx, caller.tenant_id, blobs)
         store.insert_document(tx, document)
         entry = queue.Entry(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import BadImage, BadRequest, Unsupported
 from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, name_other, sniff
+from batchinfer.store import files
 from batchinfer.store.files import Blob
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from batchinfer.domain.prompts import Upload
     from batchinfer.services.context import Context
+    from batchinfer.store.session import Transaction
 
 _SERVED = "Send a JPEG, PNG or WebP picture, or a PDF or TIFF document"
 
@@ -50,6 +52,14 @@ def _tell(upload: Upload) -> str:
             param=upload.param,
         )
     return found
+
+
+def record_made(ctx: Context, tx: Transaction, tenant_id: UUID, made: Sequence[tuple[str, str]]) -> None:
+    """Note pictures (SHA-256 and media type) that a CPU worker has stored, in the transaction that refers to them."""
+    there = [(sha256, kind) for sha256, kind in made if ctx.blobs.exists(tenant_id, sha256)]
+    files.record_blobs(
+        tx, tenant_id, [Blob(sha256, ctx.blobs.size_bytes(tenant_id, sha256), kind) for sha256, kind in there]
+    )
 
 
 def store_uploads(ctx: Context, tenant_id: UUID, uploads: Sequence[Upload]) -> list[Blob]:

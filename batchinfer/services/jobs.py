@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain.retries import ALONE_FROM
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import documents, models
 from batchinfer.services.context import Page
 from batchinfer.services.files import find_document_type, store_uploads
+from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.requests import build_prompt, find_expiry
-from batchinfer.store import endings, files, queue
+from batchinfer.store import backlog, endings, files, queue
 from batchinfer.store import jobs as store
 from batchinfer.store.claims import INFER, PREPARE
 from batchinfer.store.events import Event, record
@@ -40,7 +42,7 @@ def submit(
     replay of an earlier request with the same key.
 
     Raises NotFound (code model_not_found), Unsupported (415), BadRequest (a document beside other files), BadImage
-    (an empty file), KeyReused, Forbidden, Unavailable.
+    (an empty file), KeyReused, Busy (a quota), Forbidden, Unavailable.
     """
     caller.require("submit")
     with ctx.db.transaction() as tx:
@@ -49,7 +51,7 @@ def submit(
             models.require_model(tx, request.model)
     if found is not None:
         return _replay(ctx, caller, found.resource, found.resource_id), True
-    media_type = find_document_type(request.uploads)
+    media_type = _find_document(request)
     try:
         if media_type is not None:
             return documents.submit_document(ctx, caller, request, media_type, idempotency), False
@@ -58,11 +60,21 @@ def submit(
         return _replay(ctx, caller, replay.found.resource, replay.found.resource_id), True
 
 
+def _find_document(request: JobRequest) -> str | None:
+    """The media type of the file that becomes a document; None where all files are part of one prompt."""
+    if not request.pages_inline:
+        return find_document_type(request.uploads)
+    for upload in request.uploads:
+        find_document_type([upload])  # refuses what is neither a picture nor a document
+    return None
+
+
 def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: Idempotency | None) -> Job:
     blobs = store_uploads(ctx, caller.tenant_id, request.uploads)
     job_id = new_id()
     with ctx.db.transaction() as tx:
         take_key(ctx, tx, caller, idempotency, "job", job_id)
+        admit(ctx, tx, caller.tenant_id, 1)
         _insert(tx, caller, request, job_id, blobs)
         job = store.find_job(tx, caller.tenant_id, job_id)
     if blobs:
@@ -73,7 +85,7 @@ def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: 
 
 
 def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> None:
-    expires_at = find_expiry(request)
+    expires_at = find_expiry(tx, request)
     job = store.NewJob(
         id=job_id,
         tenant_id=caller.tenant_id,
@@ -179,13 +191,15 @@ def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     """Let a quarantined job run again. Raises NotFound, Conflict (code job_not_quarantined)."""
     caller.require("admin")
     with ctx.db.transaction() as tx:
-        released = store.release_quarantined(tx, caller.tenant_id, job_id)
+        released = store.release_quarantined(tx, caller.tenant_id, job_id, suspected=_suspect_again(ctx))
         job = _require(store.find_job(tx, caller.tenant_id, job_id))
         if released:
             record(tx, [Event(caller.tenant_id, "job", job_id, "released", caller.actor)])
+            backlog.count_jobs(tx, {caller.tenant_id: 1})
     if not released:
         raise Conflict(
-            f"Job {show_id(JOB, job_id)} is {job.state}. Only a quarantined job can be released.",
+            f"Job {show_id(JOB, job_id)} is {job.state}. Only a quarantined job that is no line of a batch can be "
+            "released.",
             code="job_not_quarantined",
         )
     if job.state is JobState.PREPARING:
@@ -193,6 +207,11 @@ def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     else:
         ctx.announcer.announce(job.model, job.job_class, [job_id])
     return job
+
+
+def _suspect_again(ctx: Context) -> int:
+    """So suspected that it runs alone, and that one more lost worker proves it again."""
+    return max(ALONE_FROM, ctx.settings.max_crashes - 1)
 
 
 def list_attempts(ctx: Context, caller: Caller, job_id: UUID) -> list[Attempt]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 
-def _unknown(name: str) -> NotFound:
+def make_unknown(name: str) -> NotFound:
+    """The error for a model that is not there."""
     return NotFound(
         f"No model named '{name[:100]}'. GET /v1/models lists the models that are here.",
         code="model_not_found",
@@ -36,7 +37,7 @@ def ensure_deployment(
     with ctx.db.transaction() as tx:
         found = fleet.ensure_deployment(tx, model=model, engine=engine, device=device, replicas=replicas)
     if found is None:
-        raise _unknown(model)
+        raise make_unknown(model)
     return found
 
 
@@ -58,7 +59,7 @@ def get_model(ctx: Context, caller: Caller, name: str) -> Model:
     caller.require("read")
     found = find_model(ctx, name)
     if found is None:
-        raise _unknown(name)
+        raise make_unknown(name)
     return found
 
 
@@ -71,4 +72,4 @@ def find_model(ctx: Context, name: str) -> Model | None:
 def require_model(tx: Transaction, name: str) -> None:
     """Go on only if there is a model of this name. Raises NotFound (code model_not_found)."""
     if not fleet.model_exists(tx, name):
-        raise _unknown(name)
+        raise make_unknown(name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import new_id
+from batchinfer.services.files import record_made
 from batchinfer.store import documents, endings, jobs, queue
 from batchinfer.store.claims import INFER
 from batchinfer.store.minutes import Tally
@@ -43,6 +44,7 @@ def save_pages(ctx: Context, lease_id: UUID, claim: Claim, *, pages: Sequence[Pa
         if document is None:
             return False
         new = [_page_job(document, page) for page in pages if page.number > document.rendered]
+        record_made(ctx, tx, document.tenant_id, [(page.sha256, page.media_type) for page in pages])
         jobs.insert_jobs(tx, new)
         entries = [queue.Entry(job.id, INFER, job.tenant_id, job.model, job.job_class, job.expires_at) for job in new]
         queue.enqueue(tx, entries)
@@ -76,4 +78,4 @@ def _page_job(document: Rendering, page: PagePicture) -> jobs.NewJob:
 def finish_render(ctx: Context, lease_id: UUID, claim: Claim) -> bool:
     """All pages of the document are saved. False when the fence refused."""
     with ctx.db.transaction() as tx:
-        return endings.finish_render(tx, lease_id=lease_id, claim=claim)
+        return endings.finish(tx, lease_id=lease_id, claim=claim)

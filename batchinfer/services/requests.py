@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from batchinfer.domain.prompts import JobRequest
     from batchinfer.store.files import Blob
+    from batchinfer.store.session import Transaction
 
 _PLACE = {"type": "image", "index": 0}
 
 
 def build_prompt(request: JobRequest, blobs: Sequence[Blob]) -> dict[str, Any]:
-    """The prompt of a job: everything that an engine needs, and nothing else. `normal` is filled in by preparing."""
+    """The prompt of a job: everything that an engine needs, and where the answer is told while it is made, if anybody
+    listens. `normal` is filled in by preparing."""
+    told = {"channel": request.channel} if request.channel else {}
     return {
         "messages": [dict(message) for message in request.messages],
         "images": [_image(blob, upload.param) for blob, upload in zip(blobs, request.uploads, strict=False)],
@@ -23,6 +29,7 @@ def build_prompt(request: JobRequest, blobs: Sequence[Blob]) -> dict[str, Any]:
         "max_tokens": request.max_tokens,
         "stop": list(request.stop),
         "response_format": request.response_format,
+        **told,
     }
 
 
@@ -41,8 +48,8 @@ def build_page_prompt(request: JobRequest) -> dict[str, Any]:
     return {**prompt, "messages": messages}
 
 
-def find_expiry(request: JobRequest) -> datetime | None:
-    """When the request expires, or None where it never does."""
+def find_expiry(tx: Transaction, request: JobRequest) -> datetime | None:
+    """When the request expires, by the database's clock, or None where it never does."""
     if request.expires_in_s is None:
         return None
-    return datetime.now(UTC) + timedelta(seconds=request.expires_in_s)
+    return read_now(tx) + timedelta(seconds=request.expires_in_s)

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchinfer.errors import Failure
-from batchinfer.services import work
+from batchinfer.observe.logs import get_logger
+from batchinfer.services import batches, checking, quotas, sweeping, work
 from batchinfer.store import endings, idempotency, partitions, ticks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchinfer.services.context import Context
-    from batchinfer.store.session import Transaction
 
 #: Names under which the last time is kept.
-TICK, HOURLY = "tick", "hourly"
-_HOURLY_S = 3600.0
+TICK, MINUTELY, HOURLY = "tick", "minutely", "hourly"
+_MINUTELY_S, _HOURLY_S = 60.0, 3600.0
 _EXPIRE_ROWS = 1000
 _EXPIRED = Failure("Its time passed before it ended. Give a longer expires_in, or none.", code="expired").as_dict()
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,41 @@ class Tick:
     expired: int
     partitions_made: int
     keys_forgotten: int
+    days_dropped: int = 0
+    blobs_removed: int = 0
+    #: Counters that differ from their rows.
+    mismatches: int = 0
 
 
 def tick(ctx: Context) -> Tick:
     """Do what is due. Raises Unavailable when the database does not answer."""
     leases_ended, expired = work.reap(ctx), expire(ctx)
-    made = forgotten = 0
+    _try(lambda: batches.finish_batches(ctx), "finish batches")
+    made = forgotten = dropped = removed = mismatches = 0
     with ctx.db.transaction() as tx:
-        if _is_due(tx):
+        minutely, hourly = ticks.take_turn(tx, MINUTELY, _MINUTELY_S), ticks.take_turn(tx, HOURLY, _HOURLY_S)
+        if hourly:
             made = partitions.ensure_partitions(tx)
             forgotten = idempotency.forget_expired(tx)
-            ticks.record_tick(tx, HOURLY)
+    if minutely:
+        _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
+    if hourly:
+        mismatches = _try(lambda: len(checking.check_counters(ctx)), "check the counters")
+        _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")
+        dropped = _try(lambda: sweeping.drop_expired(ctx), "drop what is over")
+        removed = _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
     with ctx.db.transaction(relaxed=True) as tx:
         ticks.record_tick(tx, TICK)
-    return Tick(leases_ended, expired, made, forgotten)
+    return Tick(leases_ended, expired, made, forgotten, dropped, removed, mismatches)
+
+
+def _try(part: Callable[[], int], what: str) -> int:
+    """One part of upkeep. Whatever goes wrong in it must not keep the others from their turn; it comes again."""
+    try:
+        return part()
+    except Exception:
+        _log.exception("upkeep could not do a part of its work", part=what)
+        return 0
 
 
 def expire(ctx: Context) -> int:
@@ -60,8 +85,3 @@ def seconds_since_tick(ctx: Context) -> float | None:
     """Seconds since anybody ticked; None where nobody ever did."""
     with ctx.db.transaction() as tx:
         return ticks.find_seconds_since(tx, TICK)
-
-
-def _is_due(tx: Transaction) -> bool:
-    since_s = ticks.find_seconds_since(tx, HOURLY)
-    return since_s is None or since_s >= _HOURLY_S

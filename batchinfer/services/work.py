@@ -6,15 +6,19 @@ the outcome is unknown; call again with the same values: what had already landed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.retries import RetryClass, find_rule
 from batchinfer.errors import Failure
 from batchinfer.services.announcing import announce_requeued
+from batchinfer.services.files import record_made
+from batchinfer.services.losses import make_loss_rule
 from batchinfer.services.rendering import PagePicture, finish_render, save_pages
-from batchinfer.store import documents, endings, fleet, jobs, leases, queue, returns
-from batchinfer.store.claims import INFER, PREPARE, RENDER, Claim, Ending, Outcome
+from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns
+from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, Claim, Ending, Outcome
 from batchinfer.store.minutes import Tally
+from batchinfer.store.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,12 +26,15 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from batchinfer.services.context import Context
+    from batchinfer.store.claims import Requeued
     from batchinfer.store.documents import Rendering
+    from batchinfer.store.outbox import Delivery
+    from batchinfer.store.session import Transaction
 
 __all__ = [
-    "INFER", "PREPARE", "RENDER", "Beat", "Claim", "Ending", "Group", "Outcome", "PagePicture", "Work", "beat", "claim",
-    "complete_group", "end_lease", "fail", "finish_render", "load_claims", "mark_prepared", "open_lease", "reap",
-    "record_replica", "release", "save_pages",
+    "DELIVER", "EXPORT", "INFER", "PREPARE", "READ", "RENDER", "Beat", "Claim", "Ending", "Group", "Outcome",
+    "PagePicture", "Work", "beat", "cancel_claims", "claim", "complete_group", "end_lease", "fail", "finish_render",
+    "load_claims", "make_turns", "mark_prepared", "open_lease", "reap", "record_replica", "release", "save_pages",
 ]  # fmt: skip
 
 
@@ -47,7 +54,8 @@ class Work:
     """A claim with what is needed to do it.
 
     `paths` are files in the blob store: for infer the normalised pictures in the prompt's order, for prepare the
-    pictures as sent, for render the document alone. A file may be missing: fail that claim with code blob_missing.
+    pictures as sent, for render the document alone, for read and export none. A file may be missing: fail that claim
+    with code blob_missing.
     """
 
     claim: Claim
@@ -57,6 +65,8 @@ class Work:
     rendered: int = 0
     #: For render: the document's media type.
     media_type: str = ""
+    #: For deliver: what to hand over; `prompt` and `paths` are empty.
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Group:
     retried: frozenset[UUID]
     #: Refused by the fence: cancelled, expired, or given to somebody else. Nothing of them was written.
     fenced: frozenset[UUID]
+    #: Those of the first three that an earlier call had written whose answer was lost.
+    landed: frozenset[UUID] = field(default=frozenset(), compare=False)
 
 
 def open_lease(
@@ -107,7 +119,7 @@ def beat(ctx: Context, lease_id: UUID, info: dict[str, Any] | None = None) -> Be
 def end_lease(ctx: Context, lease_id: UUID, reason: str, *, clean: bool = True) -> None:
     """Stop holding rows; what is still held is given back. `clean` False counts as a crash of each of them."""
     with ctx.db.transaction() as tx:
-        back = leases.end_lease(tx, lease_id, reason, max_crashes=ctx.settings.max_crashes, clean=clean)
+        back = leases.end_lease(tx, lease_id, reason, rule=make_loss_rule(ctx), clean=clean)
     announce_requeued(ctx, back.requeued)
     ctx.bell.ring([row.id for row in back.quarantined])
 
@@ -120,24 +132,44 @@ def claim(
     model: str | None,
     limit: int,
     exclude_ids: Collection[UUID] = (),
+    turns: Turns | None = None,
 ) -> list[Claim]:
-    """Take up to `limit` ready rows. Empty when nothing is ready or the lease is dead."""
+    """Take up to `limit` ready rows. Empty when nothing is ready or the lease is dead.
+
+    `turns` are the claimer's own, from `make_turns`; without them each claim begins with the same tenant.
+    """
     with ctx.db.transaction(relaxed=True) as tx:
-        return queue.claim(tx, lease_id=lease_id, kinds=kinds, model=model, limit=limit, exclude_ids=exclude_ids)
+        return queue.claim(
+            tx, lease_id=lease_id, kinds=kinds, model=model, limit=limit, exclude_ids=exclude_ids, turns=turns
+        )
+
+
+def make_turns(ctx: Context) -> Turns:
+    """The turns of a claimer that begins."""
+    return Turns.scattered(ageing_s=ctx.settings.ageing_s, aged_share=ctx.settings.aged_share)
 
 
 def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
     """What is needed for each claim, in the order of claims. One whose job is gone fails here and is left out."""
     with ctx.db.transaction() as tx:
-        prompts = jobs.load_prompts(tx, [claim.subject_id for claim in claims if claim.kind != RENDER])
+        prompts = jobs.load_prompts(tx, [claim.subject_id for claim in claims if claim.kind in (INFER, PREPARE)])
         renderings = documents.load_renderings(tx, [claim.subject_id for claim in claims if claim.kind == RENDER])
-        missing = [claim for claim in claims if claim.subject_id not in (prompts.keys() | renderings.keys())]
+        to_deliver = [claim.subject_id for claim in claims if claim.kind == DELIVER]
+        deliveries = outbox.load(tx, to_deliver) if to_deliver else {}
+        of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT)]
+        there = batches.load_batches(tx, of_batches) if of_batches else {}
+        known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys()
+        missing = [claim for claim in claims if claim.subject_id not in known]
         for gone in missing:
             endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)])
     left = [claim for claim in claims if claim not in missing]
     return [
         _rendering(ctx, claim, renderings[claim.subject_id])
         if claim.kind == RENDER
+        else Work(claim, {}, (), delivery=deliveries[claim.subject_id])
+        if claim.kind == DELIVER
+        else Work(claim, {}, ())
+        if claim.kind in (READ, EXPORT)
         else _prompting(ctx, claim, prompts[claim.subject_id])
         for claim in left
     ]
@@ -163,14 +195,11 @@ def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], er
     pairs: dict[UUID, int] = {}
     pairs.update((outcome.id, outcome.attempt) for outcome in outcomes)
     pairs.update((error.id, error.attempt) for error in errors)
-    transient = [error for error in errors if error.transient]
     tally = Tally()
     with ctx.db.transaction() as tx:
         queue.lock(tx, pairs)
         completed = endings.complete(tx, lease_id=lease_id, outcomes=outcomes, tally=tally)
-        retried = returns.retry(
-            tx, lease_id=lease_id, endings=transient, max_attempts=ctx.settings.max_attempts, tally=tally
-        )
+        retried = _retry(ctx, tx, lease_id, errors, tally)
         waiting = frozenset(row.id for row in retried)
         final = [error for error in errors if error.id not in waiting]
         failed = endings.fail(tx, lease_id=lease_id, endings=final, tally=tally)
@@ -180,6 +209,20 @@ def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], er
     ctx.bell.ring(completed | failed)
     announce_requeued(ctx, retried)
     return _sort_group(pairs.keys(), completed, failed, waiting, landed)
+
+
+def _retry(ctx: Context, tx: Transaction, lease_id: UUID, errors: Sequence[Ending], tally: Tally) -> list[Requeued]:
+    """Those of the errors that get another try, each by the rule of its class."""
+    by_class: dict[RetryClass, list[Ending]] = {}
+    for error in errors:
+        by_class.setdefault(error.retry, []).append(error)
+    return [
+        row
+        for retry_class, members in by_class.items()
+        for row in returns.retry(
+            tx, lease_id=lease_id, endings=members, rule=find_rule(retry_class, ctx.settings), tally=tally
+        )
+    ]
 
 
 def _sort_group(
@@ -196,11 +239,13 @@ def _sort_group(
 
     ended_well, ended_badly = with_landed(completed, "succeeded"), with_landed(failed, "failed")
     waits = with_landed(retried, "retry")
-    return Group(ended_well, ended_badly, waits, frozenset(ids) - ended_well - ended_badly - waits)
+    written = ended_well | ended_badly | waits
+    earlier = written - completed - failed - retried
+    return Group(ended_well, ended_badly, waits, frozenset(ids) - written, earlier)
 
 
 def fail(ctx: Context, lease_id: UUID, errors: Sequence[Ending]) -> Group:
-    """Write errors: transient ones wait for another try while any is left, the others end failed. Any kind of work."""
+    """Write errors: those whose class has a try left wait for it, the others end failed. Any kind of work."""
     return complete_group(ctx, lease_id, (), errors)
 
 
@@ -210,6 +255,17 @@ def release(ctx: Context, lease_id: UUID, claims: Sequence[Claim] | None = None)
         back = returns.release(tx, lease_id=lease_id, claims=claims)
     announce_requeued(ctx, back)
     return len(back)
+
+
+def cancel_claims(ctx: Context, claims: Sequence[Claim], *, actor: str) -> int:
+    """Cancel jobs that a worker holds, at an operator's word. What has ended by now stays as it is."""
+    ids: dict[UUID, list[UUID]] = {}
+    for claim in claims:
+        ids.setdefault(claim.tenant_id, []).append(claim.subject_id)
+    with ctx.db.transaction() as tx:
+        ended = [row for tenant_id in ids for row in endings.cancel(tx, tenant_id, ids[tenant_id], actor=actor)]
+    ctx.bell.ring([row.subject_id for row in ended])
+    return len(ended)
 
 
 def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[dict[str, Any]]) -> bool:
@@ -222,6 +278,8 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
         raise ValueError("every picture of a prepared job needs its normalised form")
     with ctx.db.transaction() as tx:
         ready = returns.mark_prepared(tx, lease_id=lease_id, claim=claim, images=images)
+        made = [(image["normal"]["sha256"], image["normal"].get("media_type", "")) for image in images]
+        record_made(ctx, tx, claim.tenant_id, made)
     if ready is None:
         return False
     announce_requeued(ctx, [ready])
@@ -230,9 +288,8 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
 
 def reap(ctx: Context) -> int:
     """End the leases that fell silent and give their rows back; any worker may. Answers how many leases."""
-    settings = ctx.settings
     with ctx.db.transaction() as tx:
-        back = leases.reap(tx, ttl_s=settings.lease_ttl_s, max_crashes=settings.max_crashes)
+        back = leases.reap(tx, ttl_s=ctx.settings.lease_ttl_s, rule=make_loss_rule(ctx))
     announce_requeued(ctx, back.requeued)
     ctx.bell.ring([row.id for row in back.quarantined])
     return back.leases

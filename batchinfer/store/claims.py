@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.retries import RetryClass
+
 if TYPE_CHECKING:
-    from datetime import datetime
     from uuid import UUID
 
     from batchinfer.domain.jobs import JobClass, JobState, Usage
 
 #: Kinds of work in the queue. Model workers claim `infer`, CPU workers the others.
-INFER, PREPARE, RENDER = "infer", "prepare", "render"
+INFER, PREPARE, RENDER, DELIVER = "infer", "prepare", "render", "deliver"
+READ, EXPORT = "read", "export"
+#: Kinds that belong to no model, and are in no counter of one.
+UNCOUNTED = (DELIVER, READ, EXPORT)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Claim:
 
     id: UUID
     kind: str
-    #: The job for kinds infer and prepare, the document for render.
+    #: The job for kinds infer and prepare, the document for render, what is in the outbox for deliver, the batch
+    #: for read and export.
     subject_id: UUID
     tenant_id: UUID
     model: str
@@ -36,6 +42,12 @@ class Claim:
     lease_id: UUID
     #: When it was claimed, by the database's clock: `expires_at` - `leased_at` is the time that is left.
     leased_at: datetime | None = None
+    #: Lost workers of which this row may have been the cause; from the first on it runs apart.
+    suspected: int = 0
+
+    def age_s(self) -> float:
+        """Seconds since it was claimed: this host's clock against the database's, for people to read."""
+        return max(0.0, (datetime.now(UTC) - self.leased_at).total_seconds()) if self.leased_at else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Ending:
-    """A try that ended with an error. `error` is `BatchinferError.as_dict()`; `transient`: another try may pass."""
+    """A try that ended with an error. `error` is `BatchinferError.as_dict()`; `retry` decides on another try."""
 
     id: UUID
     attempt: int
     error: dict[str, Any]
-    transient: bool = False
+    retry: RetryClass = RetryClass.PERMANENT
     timings: dict[str, float] | None = None
 
 
@@ -78,6 +90,8 @@ class Ended:
     model: str
     state: JobState
     held: bool
+    #: Where it was a job of a batch.
+    batch_id: UUID | None = None
 
 
 @dataclass(frozen=True)

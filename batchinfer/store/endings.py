@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobState
-from batchinfer.store.claims import RENDER, Ended
+from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, UNCOUNTED, Ended
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
 from batchinfer.store.minutes import Tally, counting
+from batchinfer.store.returns import IS_SUSPECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
     from batchinfer.store.claims import Claim, Ending, Outcome
+    from batchinfer.store.returns import Suspects
     from batchinfer.store.session import Transaction
 
 _FENCE = """q.state = 'running' AND q.attempt = g.attempt
     AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)"""
+#: Kinds whose subject is a job.
+_OF_JOBS = (INFER, PREPARE)
 #: The tries that the user pays for: those of a model, less lost and given back ones.
 TRIES = "CASE q.kind WHEN 'infer' THEN q.attempt - q.crashes - q.released ELSE 0 END"
 
@@ -39,7 +43,8 @@ def _ending(held: str, *, more: str = "") -> TextClause:
             UPDATE jobs j SET final_state = :final, error = q.error, finished_at = now(),
                 attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
                 started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
-            FROM gone q WHERE j.id = q.subject_id AND q.kind <> 'render' AND j.final_state IS NULL
+            FROM gone q WHERE j.id = q.subject_id AND q.kind IN ('infer', 'prepare') AND j.final_state IS NULL
+            RETURNING j.id, j.batch_id
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
@@ -52,11 +57,27 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                    q.leased_at
             FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
         ){more}
-        SELECT id, kind, subject_id, tenant_id, model, state = 'running' AS held FROM gone
+        SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id
+        FROM gone q LEFT JOIN ended e ON e.id = q.subject_id
         """  # noqa: S608 - made of constants
     )
 
 
+#: What is in the outbox ends with its queue row, and a batch that cannot be read or written is broken: what was made
+#: jobs of it is cancelled, and told of. Not among the statements of results: those end jobs alone.
+_BESIDE = """,
+        sent AS (
+            UPDATE outbox o SET final_state = :final, error = q.error, finished_at = now(),
+                attempts = q.attempt - q.crashes - q.released
+            FROM gone q WHERE o.id = q.subject_id AND q.kind = 'deliver'),
+        broken AS (
+            UPDATE batches b SET errors = jsonb_build_array(jsonb_build_object('code', q.error ->> 'code',
+                    'line', NULL, 'message', q.error ->> 'message', 'param', NULL)),
+                status = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN 'cancelling' ELSE 'failed' END,
+                cancelling_at = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN now() ELSE b.cancelling_at END,
+                failed_at = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN NULL ELSE now() END
+            FROM gone q WHERE b.id = q.subject_id AND q.kind IN ('read', 'export') AND :final <> 'succeeded'
+              AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))"""
 _COMPLETE = _ending(
     f"""
     given AS (
@@ -68,7 +89,7 @@ _COMPLETE = _ending(
         SELECT q.*, CAST(NULL AS jsonb) AS error, g.timings, g.text, g.finish_reason, g.usage, g.made_by, g.revision,
                g.engine, g.logprobs
         FROM given g JOIN queue q ON q.id = g.id
-        WHERE {_FENCE} AND q.kind = 'infer' AND (q.expires_at IS NULL OR q.expires_at > now())
+        WHERE {_FENCE} AND q.kind = 'infer' AND (q.expires_at IS NULL OR q.expires_at > clock_timestamp())
         ORDER BY q.id FOR UPDATE OF q)""",  # noqa: S608
     more=""",
         stored AS (
@@ -77,34 +98,53 @@ _COMPLETE = _ending(
             SELECT id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, made_by, revision, engine,
                 logprobs FROM gone)""",
 )
-_FAIL = _ending(f"""
+_FAIL = _ending(
+    f"""
     given AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:errors AS jsonb[]),
             CAST(:timings AS jsonb[])) AS g (id, attempt, error, timings)),
     held AS (
         SELECT q.*, g.error, g.timings FROM given g JOIN queue q ON q.id = g.id
-        WHERE {_FENCE} ORDER BY q.id FOR UPDATE OF q)""")  # noqa: S608
-_FINISH = _ending(f"""
+        WHERE {_FENCE} ORDER BY q.id FOR UPDATE OF q)""",  # noqa: S608
+    more=_BESIDE,
+)
+_FINISH = _ending(
+    f"""
     held AS (
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
-        WHERE q.id = :id AND q.kind = 'render' AND {_FENCE} FOR UPDATE OF q)""")  # noqa: S608
+        WHERE q.id = :id AND q.kind = :kind AND q.kind IN ('render', 'deliver', 'read', 'export') AND {_FENCE}
+        FOR UPDATE OF q)""",  # noqa: S608
+    more=_BESIDE,
+)
 _CANCEL = _ending("""
     held AS (
         SELECT q.*, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
         WHERE q.id = ANY (CAST(:ids AS uuid[])) AND q.tenant_id = :tenant_id AND q.kind = ANY (CAST(:kinds AS text[]))
         ORDER BY q.id FOR UPDATE OF q)""")
-_EXPIRE = _ending("""
+_EXPIRE = _ending(
+    """
     held AS (
         SELECT q.*, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
-        WHERE q.expires_at <= now() ORDER BY q.id LIMIT :limit FOR UPDATE OF q SKIP LOCKED)""")
-_QUARANTINE = _ending("""
+        WHERE q.expires_at <= now() ORDER BY q.id LIMIT :limit FOR UPDATE OF q SKIP LOCKED)""",
+    more=_BESIDE,
+)
+# A crash is proof only where one row alone can have been its cause.
+_QUARANTINE = _ending(
+    f"""
+    alone AS (
+        SELECT q.lease_id FROM queue q
+        WHERE q.state = 'running' AND q.lease_id = ANY (CAST(:lease_ids AS uuid[])) AND {IS_SUSPECT}
+        GROUP BY q.lease_id HAVING count(*) = 1),
     held AS (
         SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state, q.attempt, q.crashes + 1 AS crashes,
                q.released, q.lease_id, q.leased_at, CAST(:error AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
         FROM queue q
-        WHERE q.state = 'running' AND q.lease_id = ANY (CAST(:lease_ids AS uuid[])) AND q.crashes + 1 >= :max_crashes
-        ORDER BY q.id FOR UPDATE OF q)""")
+        WHERE q.state = 'running' AND q.lease_id IN (SELECT lease_id FROM alone) AND {IS_SUSPECT}
+          AND q.suspected + 1 >= :max_crashes
+        ORDER BY q.id FOR UPDATE OF q)""",  # noqa: S608 - made of constants
+    more=_BESIDE,
+)
 
 
 def complete(
@@ -130,6 +170,14 @@ def complete(
                 completion_tokens=usage.completion_tokens,
                 images=usage.images,
             )
+            counted.count_line(
+                row.batch_id,
+                completed=1,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
+                images=usage.images,
+            )
     return frozenset(row.id for row in ended)
 
 
@@ -153,9 +201,12 @@ def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: T
     return frozenset(row.id for row in ended)
 
 
-def finish_render(tx: Transaction, *, lease_id: UUID, claim: Claim) -> bool:
-    """End the rendering of a document whose pages are all made. False when the fence refused."""
-    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt}
+def finish(tx: Transaction, *, lease_id: UUID, claim: Claim) -> bool:
+    """End the rendering of a document whose pages are all made, a delivery, or the work on a batch.
+
+    False when the fence refused.
+    """
+    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "kind": claim.kind}
     return bool(_run(tx, _FINISH, JobState.SUCCEEDED, values))
 
 
@@ -185,14 +236,30 @@ def expire(tx: Transaction, *, error: dict[str, Any], limit: int = 1000) -> list
 
 
 def quarantine(
-    tx: Transaction, *, lease_ids: Sequence[UUID], max_crashes: int, error: dict[str, Any], tally: Tally
+    tx: Transaction,
+    *,
+    lease_ids: Sequence[UUID],
+    max_crashes: int,
+    suspects: Suspects,
+    error: dict[str, Any],
+    tally: Tally,
 ) -> list[Ended]:
-    """End what these dead leases held and what now crashed for the last time. The caller adds the tally."""
-    values = {"lease_ids": list(lease_ids), "max_crashes": max_crashes, "error": as_jsonb(error)}
+    """End what these dead leases held and what is proven to have killed its worker. The caller adds the tally.
+
+    Proven: it was among the suspects of `max_crashes` lost workers, this one included, and here the only one.
+    """
+    values = {
+        "lease_ids": list(lease_ids),
+        "max_crashes": max_crashes,
+        "error": as_jsonb(error),
+        **suspects.as_values(),
+    }
     ended = _run(tx, _QUARANTINE, JobState.QUARANTINED, values, outcome="lost")
     _note(tx, ended, "reaper")
     for row in ended:
-        tally.count(row.tenant_id, row.model, lost=1, quarantined=int(row.kind != RENDER))
+        if row.kind not in UNCOUNTED:
+            tally.count(row.tenant_id, row.model, lost=1, quarantined=int(row.kind in _OF_JOBS))
+        tally.count_line(row.batch_id, failed=1)
     return ended
 
 
@@ -233,15 +300,16 @@ def _run(
 def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally | None = None) -> None:
     with counting(tx, tally) as counted:
         for row in ended:
-            if row.kind != RENDER:
+            if row.kind in _OF_JOBS:
                 counted.count(row.tenant_id, row.model, **{counter: 1})
+                counted.count_line(row.batch_id, **{counter: 1})
 
 
 def _note(tx: Transaction, ended: Sequence[Ended], actor: str | None) -> None:
-    subjects = {True: "document", False: "job"}
+    subjects = {RENDER: "document", DELIVER: "delivery", READ: "batch", EXPORT: "batch"}
     record(
         tx,
-        [Event(row.tenant_id, subjects[row.kind == RENDER], row.subject_id, row.state.value, actor) for row in ended],
+        [Event(row.tenant_id, subjects.get(row.kind, "job"), row.subject_id, row.state.value, actor) for row in ended],
     )
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from batchinfer.store.session import Transaction
 
+#: The media type of a blob that is neither a picture nor a document; no job refers to such a one.
+PLAIN = "application/octet-stream"
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -23,25 +26,47 @@ class Blob:
     media_type: str
 
 
-_RECORD = text("""
+_INSERT = text("""
     INSERT INTO blobs (tenant_id, sha256, size_bytes, media_type)
     SELECT :tenant_id, * FROM unnest(CAST(:sha256 AS text[]), CAST(:sizes AS bigint[]), CAST(:types AS text[]))
     AS blob (sha256, size_bytes, media_type) ORDER BY sha256
-    ON CONFLICT DO NOTHING
+    ON CONFLICT DO NOTHING RETURNING sha256
+""")
+# A shared lock: many may use the same picture at once, and only whoever removes it is kept out.
+_SHARE = text("""
+    SELECT sha256, used_at < now() - interval '1 hour' AS stale FROM blobs
+    WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[])) ORDER BY sha256 FOR KEY SHARE
+""")
+_TOUCH = text("""
+    UPDATE blobs SET used_at = now()
+    WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[])) AND used_at < now() - interval '1 hour'
 """)
 _FIND = text("SELECT sha256, size_bytes, media_type FROM blobs WHERE tenant_id = :tenant_id AND sha256 = :sha256")
 
 
 def record_blobs(tx: Transaction, tenant_id: UUID, blobs: Sequence[Blob]) -> None:
-    """Note blobs that are in the store; those already noted stay as they are."""
-    if not blobs:
-        return
-    values = {
+    """Note that blobs are used, and keep them from being removed until the transaction ends.
+
+    One that is just being removed is waited for: look afterwards whether the file is there.
+    """
+    left = {blob.sha256: blob for blob in blobs}
+    while left:
+        held = set(tx.execute(_INSERT, {"tenant_id": tenant_id, **_columns(list(left.values()))}).scalars())
+        names = sorted(left.keys() - held)
+        rows = list(tx.execute(_SHARE, {"tenant_id": tenant_id, "names": names})) if names else []
+        stale = [row.sha256 for row in rows if row.stale]
+        if stale:
+            tx.execute(_TOUCH, {"tenant_id": tenant_id, "names": stale})
+        # What was removed between the two statements is inserted in the next round.
+        left = {name: left[name] for name in names if name not in {row.sha256 for row in rows}}
+
+
+def _columns(blobs: Sequence[Blob]) -> dict[str, list[object]]:
+    return {
         "sha256": [blob.sha256 for blob in blobs],
         "sizes": [blob.size_bytes for blob in blobs],
         "types": [blob.media_type for blob in blobs],
     }
-    tx.execute(_RECORD, {"tenant_id": tenant_id, **values})
 
 
 def find_blob(tx: Transaction, tenant_id: UUID, sha256: str) -> Blob | None:

@@ -199,6 +199,22 @@ def save_replica(
     return chosen
 
 
+_END_LOADING = text("""
+    UPDATE replicas SET state = 'failed', ended_at = now(), error = coalesce(error, CAST(:error AS jsonb))
+    WHERE worker = :worker AND lease_id IS NULL AND ended_at IS NULL
+      AND created_at <= now() - make_interval(secs => :ended_ago_s)
+""")
+
+
+def end_loading(tx: Transaction, worker: str, error: dict[str, Any], *, ended_ago_s: float = 0.0) -> int:
+    """A worker's process ended so many seconds ago: what it was loading is not loaded any more. Answers how many.
+
+    A process that loads holds no lease yet, whose end would say the same.
+    """
+    values = {"worker": worker, "error": as_jsonb(error), "ended_ago_s": ended_ago_s}
+    return tx.execute(_END_LOADING, values).rowcount
+
+
 def list_replicas(tx: Transaction, *, ended_within_s: float = 3600) -> list[Replica]:
     """Replicas that live, then those that ended lately; at most 500."""
     return [Replica(**row._mapping) for row in tx.execute(_LIST_REPLICAS, {"ended_within_s": ended_within_s})]

@@ -35,13 +35,19 @@ class NewJob:
     expires_at: datetime | None = None
     document_id: UUID | None = None
     page: int | None = None
+    batch_id: UUID | None = None
+    #: In the batch's file, from 1, and its name there.
+    line: int | None = None
+    custom_id: str | None = None
 
 
 _INSERT = text("""
-    INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, schema_version)
+    INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, batch_id, line,
+        custom_id, schema_version)
     SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
-        CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]))
+        CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]),
+        CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]))
 """)
 
 
@@ -61,6 +67,9 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
             "expiries": [job.expires_at for job in jobs],
             "documents": [job.document_id for job in jobs],
             "pages": [job.page for job in jobs],
+            "batches": [job.batch_id for job in jobs],
+            "lines": [job.line for job in jobs],
+            "custom_ids": [job.custom_id for job in jobs],
             "version": SCHEMA_VERSION,
         },
     )
@@ -138,6 +147,28 @@ def _list_statement(conditions: str, order: str) -> TextClause:
     )
 
 
+_LINES = text(f"""
+    WITH page AS MATERIALIZED (
+        SELECT id, line, custom_id FROM jobs WHERE batch_id = :batch_id AND line > :after ORDER BY line LIMIT :limit)
+    SELECT {_COLUMNS}, page.line, page.custom_id FROM page JOIN ({_SOURCE}) ON j.id = page.id ORDER BY page.line
+""")  # noqa: S608 - made of constants
+
+
+_LAST_LINE = text("SELECT coalesce(max(line), 0) FROM jobs WHERE batch_id = :batch_id")
+
+
+def find_last_line(tx: Transaction, batch_id: UUID) -> int:
+    """The number of the last line of a batch's file that is a job; 0 where none is."""
+    last: int = tx.execute(_LAST_LINE, {"batch_id": batch_id}).scalar_one()
+    return last
+
+
+def list_lines(tx: Transaction, batch_id: UUID, *, after: int, limit: int) -> list[tuple[int, str, Job]]:
+    """(line, custom id, job) of a batch's lines behind line `after`, in the order of the file."""
+    rows = tx.execute(_LINES, {"batch_id": batch_id, "after": after, "limit": limit})
+    return [(row.line, row.custom_id, _as_job(row)) for row in rows]
+
+
 _ATTEMPTS = text("""
     SELECT number, outcome, kind, worker, started_at, finished_at, error, timings FROM attempts
     WHERE job_id = :id ORDER BY number
@@ -160,26 +191,30 @@ def load_prompts(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, dict[str, A
 _RELEASE = text("""
     WITH freed AS (
         UPDATE jobs SET final_state = NULL, finished_at = NULL, expires_at = NULL, error = NULL
-        WHERE id = :id AND tenant_id = :tenant_id AND final_state = 'quarantined'
+        WHERE id = :id AND tenant_id = :tenant_id AND final_state = 'quarantined' AND batch_id IS NULL
         RETURNING id, tenant_id, model, class, prompt
     )
-    INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
+    INSERT INTO queue
+        (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, suspected, schema_version)
     SELECT f.id, CASE WHEN jsonb_path_exists(f.prompt, '$.images[*] ? (@.normal == null)') THEN 'prepare'
                       ELSE 'infer' END,
            f.id, f.tenant_id, f.model, f.class, array_position(CAST(:classes AS text[]), f.class) - 1, a.last, a.last,
-           :version
+           :suspected, :version
     FROM freed f, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = f.id) AS a
     RETURNING id
 """)
 
 
-def release_quarantined(tx: Transaction, tenant_id: UUID, job_id: UUID) -> bool:
-    """Queue a quarantined job again, its numbering of tries going on. False if it is not quarantined.
+def release_quarantined(tx: Transaction, tenant_id: UUID, job_id: UUID, *, suspected: int) -> bool:
+    """Queue a quarantined job again, its numbering of tries going on. False if it is not quarantined, or a line of a
+    batch: that has counted it.
 
-    A deadline that it had is dropped: whoever releases it wants it run.
+    A deadline that it had is dropped: whoever releases it wants it run. It runs alone: should it kill another worker,
+    that alone is proof enough.
     """
     classes = [job_class.value for job_class in JobClass]
     values = {"id": job_id, "tenant_id": tenant_id, "classes": classes, "version": SCHEMA_VERSION}
+    values["suspected"] = suspected
     return tx.execute(_RELEASE, values).first() is not None
 
 

@@ -14,12 +14,14 @@ from sqlalchemy import TextClause, text
 from batchinfer.store import endings, returns
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.minutes import Tally
+from batchinfer.store.set_back import mend_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from batchinfer.store.claims import Ended, Requeued
+    from batchinfer.store.returns import LossRule
     from batchinfer.store.session import Transaction
 
 #: Held while silent leases are looked for: one reaper at a time is enough.
@@ -123,9 +125,12 @@ _END_OF_PROCESS = text("""
     UPDATE leases SET dead = true, ended_at = now(), end_reason = :reason
     WHERE host = :host AND pid = :pid AND NOT dead RETURNING id
 """)
+# One that is locked is left for the next time: its worker may have been stopped inside a transaction, which the server
+# ends by itself; the others need not wait for that.
 _END_SILENT = text("""
     UPDATE leases SET dead = true, ended_at = now(), end_reason = 'silent'
-    WHERE NOT dead AND heartbeat_at < now() - make_interval(secs => :ttl_s) RETURNING id
+    WHERE id IN (SELECT id FROM leases WHERE NOT dead AND heartbeat_at < now() - make_interval(secs => :ttl_s)
+                 ORDER BY id FOR UPDATE SKIP LOCKED) RETURNING id
 """)
 _STRAYS = text("""
     SELECT DISTINCT q.lease_id FROM queue q LEFT JOIN leases l ON l.id = q.lease_id
@@ -134,40 +139,44 @@ _STRAYS = text("""
 _TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:key)")
 
 
-def end_lease(tx: Transaction, lease_id: UUID, reason: str, *, max_crashes: int, clean: bool = False) -> GivenBack:
+def end_lease(tx: Transaction, lease_id: UUID, reason: str, *, rule: LossRule, clean: bool = False) -> GivenBack:
     """End a lease; its rows are given back (`clean`) or counted as crashed. Nothing if it had ended before."""
     ended = _ids(tx, _END, {"id": lease_id, "reason": reason})
     if not clean or not ended:
-        return _give_back(tx, ended, max_crashes=max_crashes)
+        return _give_back(tx, ended, rule=rule)
     _end_replicas(tx, ended, "stopped")
     return GivenBack(len(ended), returns.release(tx, lease_id=lease_id))
 
 
-def end_lease_of_process(tx: Transaction, host: str, pid: int, reason: str, *, max_crashes: int) -> GivenBack:
+def end_lease_of_process(tx: Transaction, host: str, pid: int, reason: str, *, rule: LossRule) -> GivenBack:
     """End whatever lease a process still has that is gone; one that ended its lease itself has none."""
     ended = _ids(tx, _END_OF_PROCESS, {"host": host, "pid": pid, "reason": reason})
-    return _give_back(tx, ended, max_crashes=max_crashes)
+    return _give_back(tx, ended, rule=rule)
 
 
-def reap(tx: Transaction, *, ttl_s: float, max_crashes: int) -> GivenBack:
+def reap(tx: Transaction, *, ttl_s: float, rule: LossRule) -> GivenBack:
     """End the leases that were silent for `ttl_s` and give back their rows, and any row whose lease is not alive.
 
     Nothing while another transaction reaps.
     """
     if not tx.execute(_TRY_LOCK, {"key": _REAPER_LOCK}).scalar_one():
         return GivenBack()
+    mend_times(tx)
     ended = _ids(tx, _END_SILENT, {"ttl_s": ttl_s})
     strays = [row.lease_id for row in tx.execute(_STRAYS) if row.lease_id not in ended]
-    return _give_back(tx, ended, strays=strays, max_crashes=max_crashes)
+    return _give_back(tx, ended, strays=strays, rule=rule)
 
 
 _LOCK_HELD = text("""
     SELECT id FROM queue WHERE state = 'running' AND lease_id = ANY (CAST(:lease_ids AS uuid[]))
     ORDER BY id FOR UPDATE
 """)
+# A replica gets its lease's id when it is ready: until then its worker's name says whose it is.
 _END_REPLICAS = text("""
-    UPDATE replicas SET state = :state, ended_at = now()
-    WHERE lease_id = ANY (CAST(:lease_ids AS uuid[])) AND ended_at IS NULL
+    UPDATE replicas r SET state = :state, ended_at = now()
+    WHERE ended_at IS NULL AND (lease_id = ANY (CAST(:lease_ids AS uuid[])) OR (lease_id IS NULL AND EXISTS (
+        SELECT 1 FROM leases l
+        WHERE l.id = ANY (CAST(:lease_ids AS uuid[])) AND l.worker = r.worker AND l.opened_at >= r.created_at)))
 """)
 
 
@@ -179,16 +188,18 @@ def _end_replicas(tx: Transaction, lease_ids: Sequence[UUID], state: str) -> Non
     tx.execute(_END_REPLICAS, {"lease_ids": list(lease_ids), "state": state})
 
 
-def _give_back(tx: Transaction, lease_ids: list[UUID], *, max_crashes: int, strays: Sequence[UUID] = ()) -> GivenBack:
-    """What dead leases held: quarantined where it crashed for the last time, else queued with one crash more."""
+def _give_back(tx: Transaction, lease_ids: list[UUID], *, rule: LossRule, strays: Sequence[UUID] = ()) -> GivenBack:
+    """What dead leases held: quarantined where it is proven to be the cause, else queued with one crash more."""
     owners = [*lease_ids, *strays]
     if not owners:
         return GivenBack()
     _end_replicas(tx, owners, "failed")
     tx.execute(_LOCK_HELD, {"lease_ids": owners})
-    tally = Tally()
-    quarantined = endings.quarantine(tx, lease_ids=owners, max_crashes=max_crashes, error=_LOST_ERROR, tally=tally)
-    requeued = returns.lose(tx, lease_ids=owners, tally=tally)
+    tally, suspects = Tally(), rule.list_suspects(owners)
+    quarantined = endings.quarantine(
+        tx, lease_ids=owners, max_crashes=rule.max_crashes, suspects=suspects, error=_LOST_ERROR, tally=tally
+    )
+    requeued = returns.lose(tx, lease_ids=owners, rule=rule, suspects=suspects, tally=tally)
     tally.add(tx)
     return GivenBack(len(lease_ids), requeued, quarantined)
 

@@ -42,7 +42,12 @@ def upgrade(url: str, revision: str = "head") -> str:
     engine = create_engine(
         "postgresql+psycopg://" + url.split("://", 1)[1],
         poolclass=NullPool,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "batchinfer migrate"},
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "batchinfer migrate",
+            # A step may take its time, but none lies open and idle.
+            "options": "-c idle_in_transaction_session_timeout=60s",
+        },
     )
     with answering(), engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{int(_PATIENCE_S * 1000)}ms'"))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from batchinfer.store.backlog import count_jobs
+from batchinfer.store.batches import count_lines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
@@ -18,6 +21,9 @@ COUNTERS = (
     "submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
     "prompt_tokens", "completion_tokens", "images",
 )  # fmt: skip
+
+#: How a job ends.
+ENDINGS = ("succeeded", "failed", "cancelled", "expired", "quarantined")
 
 # A row stays locked until its transaction is on the disk. So sessions count in rows of their own, as far as there are
 # shards; rows are taken in one order by everybody, and last in each transaction: nobody waits in a circle.
@@ -42,18 +48,31 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[UUID, str], Counter[str]] = {}
+        self._lines: dict[UUID, Counter[str]] = {}
 
     def count(self, tenant_id: UUID, model: str, **numbers: int) -> None:
         """Raise counters of COUNTERS by the numbers given."""
         self._counts.setdefault((tenant_id, model), Counter()).update(numbers)
 
+    def count_line(self, batch_id: UUID | None, **numbers: int) -> None:
+        """Raise counters of a batch (`batches.COUNTERS`) by what its line that ended brings; None: it is of none."""
+        if batch_id is not None:
+            self._lines.setdefault(batch_id, Counter()).update(numbers)
+
     def add(self, tx: Transaction) -> None:
-        """Write what was gathered; the last statement of its transaction."""
+        """Write what was gathered; the last statements of its transaction. Batches first, as everybody does."""
+        count_lines(tx, self._lines)
+        self._lines = {}
         if not self._counts:
             return
         keys = sorted(self._counts)
         columns = {name: [self._counts[key][name] for key in keys] for name in COUNTERS}
         tx.execute(_ADD, {"tenant_id": [key[0] for key in keys], "model": [key[1] for key in keys], **columns})
+        changes: Counter[UUID] = Counter()
+        for tenant_id, model in keys:
+            counts = self._counts[tenant_id, model]
+            changes[tenant_id] += counts["submitted"] - sum(counts[name] for name in ENDINGS)
+        count_jobs(tx, changes)
         self._counts = {}
 
 

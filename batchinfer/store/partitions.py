@@ -34,6 +34,11 @@ def first_id(day: date) -> UUID:
     return UUID(int=milliseconds << 80)
 
 
+def list_partitions(tx: Transaction) -> set[str]:
+    """The names of the tables that hold a day, or what no day holds."""
+    return set(tx.execute(_EXISTING, {"parents": list(PARTITIONED)}).scalars())
+
+
 def ensure_partitions(tx: Transaction, days_ahead: int = 7) -> int:
     """Make the default partitions and those from yesterday to `days_ahead` days ahead. Answers how many were missing.
 
@@ -41,7 +46,7 @@ def ensure_partitions(tx: Transaction, days_ahead: int = 7) -> int:
     """
     tx.execute(_LOCK, {"key": _MAKER_LOCK})
     tx.execute(_PATIENCE)
-    existing = set(tx.execute(_EXISTING, {"parents": list(PARTITIONED)}).scalars())
+    existing = list_partitions(tx)
     today: date = tx.execute(_TODAY).scalar_one()
     made = 0
     for table in PARTITIONED:

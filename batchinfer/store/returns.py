@@ -1,30 +1,69 @@
 """How held rows go back into the queue: a retry, a clean release, a lost worker, or pictures that are prepared.
 
 `queue.attempt` never falls. What a user counts as tries is attempt - crashes - released, and only for kind infer; so a
-lost worker raises `crashes`, a release raises `released`, and preparing, once done, sets `released` to all claims so
-far and moves its crashes to the job: the model's tries begin at none, with a fresh measure of lost workers.
+lost worker raises `crashes`, a release and an error of ours raise `released`, and preparing, once done, sets `released`
+to all claims so far and moves its crashes to the job: the model's tries begin at none, with a fresh measure of lost
+workers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobClass
-from batchinfer.store.claims import Requeued
+from batchinfer.store.claims import DELIVER, Requeued
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.minutes import Tally, counting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from batchinfer.domain.retries import RetryRule
     from batchinfer.store.claims import Claim, Ending
     from batchinfer.store.session import Transaction
 
-#: Longest wait before another try.
-MAX_BACKOFF_S = 60
+
+def _everyone(_lease_id: UUID) -> frozenset[UUID] | None:
+    return None
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """What a lost worker means for the rows that it held.
+
+    A row is quarantined when `max_crashes` workers were lost under it and the last time it was the only suspect.
+    `find_suspects` answers the ids at work under a lease when it was lost; None: all that it held.
+    """
+
+    max_crashes: int
+    waits: RetryRule
+    find_suspects: Callable[[UUID], frozenset[UUID] | None] = _everyone
+
+    def list_suspects(self, lease_ids: Sequence[UUID]) -> Suspects:
+        """Who is suspected, as columns for a statement."""
+        found = {lease_id: self.find_suspects(lease_id) for lease_id in lease_ids}
+        known = {lease_id: ids for lease_id, ids in found.items() if ids is not None}
+        return Suspects(list(known), [row_id for ids in known.values() for row_id in ids])
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Leases of which it is known what was at work, and those rows; of other leases every row is suspected."""
+
+    lease_ids: list[UUID]
+    ids: list[UUID]
+
+    def as_values(self) -> dict[str, Any]:
+        """For the parameters of a statement that holds `IS_SUSPECT`."""
+        return {"known_leases": self.lease_ids, "suspects": self.ids}
+
+
+#: Whether a held row `q` may be what its worker was lost to.
+IS_SUSPECT = """(q.lease_id <> ALL (CAST(:known_leases AS uuid[])) OR q.id = ANY (CAST(:suspects AS uuid[])))"""
 
 
 def _returning(held: str, change: str, *, more: str = "") -> TextClause:
@@ -53,6 +92,11 @@ _OF_LEASES = """
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
         WHERE q.state = 'running' AND q.lease_id = ANY (CAST(:lease_ids AS uuid[]))
         ORDER BY q.id FOR UPDATE OF q)"""
+_OF_LOST = f"""
+    held AS (
+        SELECT q.*, {IS_SUSPECT} AS suspect, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings FROM queue q
+        WHERE q.state = 'running' AND q.lease_id = ANY (CAST(:lease_ids AS uuid[]))
+        ORDER BY q.id FOR UPDATE OF q)"""  # noqa: S608 - made of constants
 _OF_CLAIMS = """
     given AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:numbers AS int[]), CAST(:errors AS jsonb[]),
@@ -65,20 +109,25 @@ _OF_CLAIMS = """
 _RELEASED = "released = q.released + 1, available_at = now()"
 _RELEASE_ALL = _returning(_OF_LEASES, _RELEASED)
 _RELEASE = _returning(_OF_CLAIMS.format(guard=""), _RELEASED)
-# Exponential, with full jitter. The first crash comes back within a second: most are a host's, not the job's.
+#: Drawn evenly below the ceiling of so many tries; the ceilings come from the rule of the error's class.
+_WAIT = "now() + make_interval(secs => random() * (CAST(:ceilings AS float[]))[least({tries}, cardinality(:ceilings))])"
 _LOSE = _returning(
-    _OF_LEASES,
-    """crashes = q.crashes + 1,
-       available_at = now() + make_interval(secs => random() * least(:max_backoff_s, power(2, q.crashes)))""",
+    _OF_LOST,
+    f"""crashes = q.crashes + 1, suspected = q.suspected + CAST(h.suspect AS int),
+       available_at = {_WAIT.format(tries="q.crashes + 1")}""",
 )
-_RETRY = _returning(
-    _OF_CLAIMS.format(guard="AND q.attempt - q.crashes - q.released < :max_attempts"),
-    """available_at = now() + make_interval(secs => random() *
-           least(:max_backoff_s, power(2, q.attempt - q.crashes - q.released - 1)))""",
+#: The tries that the user counts, the present one among them.
+_TRIES = "q.attempt - q.crashes - q.released"
+#: The earlier tries that an error ended, counted or not, and the present one.
+_ERRORS = """(SELECT count(*) + 1 FROM attempts a WHERE a.job_id = q.subject_id AND a.outcome = 'retry')"""
+_RETRY = _returning(_OF_CLAIMS.format(guard=f"AND {_TRIES} < :tries"), f"available_at = {_WAIT.format(tries=_TRIES)}")
+_RETRY_UNCOUNTED = _returning(
+    _OF_CLAIMS.format(guard=f"AND {_ERRORS} < :tries"),
+    f"released = q.released + 1, available_at = {_WAIT.format(tries=f'CAST({_ERRORS} AS int)')}",
 )
 _PREPARED = _returning(
     _OF_CLAIMS.format(guard="AND q.kind = 'prepare'"),
-    "kind = 'infer', available_at = now(), leased_at = NULL, released = q.attempt, crashes = 0",
+    "kind = 'infer', available_at = now(), leased_at = NULL, released = q.attempt, crashes = 0, suspected = 0",
     more=""",
         filled AS (
             UPDATE jobs j SET prompt = jsonb_set(j.prompt, '{images}', CAST(:images AS jsonb)),
@@ -92,20 +141,21 @@ def retry(
     *,
     lease_id: UUID,
     endings: Sequence[Ending],
-    max_attempts: int,
+    rule: RetryRule,
     tally: Tally | None = None,
 ) -> list[Requeued]:
-    """Let those with tries left wait for another one. The others, and those that the fence refuses, stay as they are.
+    """Let those with tries left wait for another one; `rule` is that of the class of all these endings.
 
-    A `tally` given is added by the caller.
+    The others, and those that the fence refuses, stay as they are. A `tally` given is added by the caller.
     """
-    if not endings:
+    if not endings or rule.tries <= 1:
         return []
-    values = {"lease_id": lease_id, "max_attempts": max_attempts, "max_backoff_s": MAX_BACKOFF_S}
-    back = _run(tx, _RETRY, "retry", values | _columns(endings))
+    values = {"lease_id": lease_id, "tries": rule.tries, "ceilings": rule.list_ceilings_s()}
+    back = _run(tx, _RETRY if rule.counted else _RETRY_UNCOUNTED, "retry", values | _columns(endings))
     with counting(tx, tally) as counted:
         for row in back:
-            counted.count(row.tenant_id, row.model, retried=1)
+            if row.kind != DELIVER:
+                counted.count(row.tenant_id, row.model, retried=1)
     return back
 
 
@@ -123,11 +173,15 @@ def release(tx: Transaction, *, lease_id: UUID, claims: Sequence[Claim] | None =
     return _run(tx, _RELEASE, "released", values)
 
 
-def lose(tx: Transaction, *, lease_ids: Sequence[UUID], tally: Tally) -> list[Requeued]:
+def lose(
+    tx: Transaction, *, lease_ids: Sequence[UUID], rule: LossRule, suspects: Suspects, tally: Tally
+) -> list[Requeued]:
     """Give back what dead leases held: one more crash each, and a wait. The caller quarantines before, and tallies."""
-    back = _run(tx, _LOSE, "lost", {"lease_ids": list(lease_ids), "max_backoff_s": MAX_BACKOFF_S})
+    values = {"lease_ids": list(lease_ids), "ceilings": rule.waits.list_ceilings_s(), **suspects.as_values()}
+    back = _run(tx, _LOSE, "lost", values)
     for row in back:
-        tally.count(row.tenant_id, row.model, lost=1)
+        if row.kind != DELIVER:
+            tally.count(row.tenant_id, row.model, lost=1)
     return back
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from batchinfer.domain.jobs import JobClass
+from batchinfer.store.snapshots import list_snapshots
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,6 +61,8 @@ class Overview:
     rendering: int
     #: Seconds; None where nothing waits.
     oldest_waiting_s: float | None
+    #: Age of the oldest snapshot, which keeps the queue from being cleaned; None where there is none, or of no age.
+    oldest_snapshot_s: float | None
     #: In the last hour: ended with a result, and ended with an error (failed, expired or quarantined).
     succeeded_last_hour: int
     failed_last_hour: int
@@ -128,6 +131,7 @@ def read_overview(tx: Transaction, tenant_id: UUID, workers: list[Worker]) -> Ov
         running=sum(row.running for row in inference),
         rendering=sum(row.waiting + row.running for row in waiting if row.kind == "render"),
         oldest_waiting_s=max(ages, default=None),
+        oldest_snapshot_s=max((held.age_s for held in list_snapshots(tx) if held.age_s is not None), default=None),
         succeeded_last_hour=sum(minute.succeeded for minute in minutes),
         failed_last_hour=sum(minute.failed + minute.expired + minute.quarantined for minute in minutes),
         images_per_s=rates.images_per_s,

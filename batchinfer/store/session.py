@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TypeAlias
 
 import psycopg
@@ -27,6 +28,7 @@ _PASSING = ("08", "40", "53", "55", "57", "58")
 _READ_ONLY = "25006"
 _RELAX = text("SET LOCAL synchronous_commit TO off")
 _PING = text("SELECT 1")
+_NOW = text("SELECT now()")
 
 
 class Database:
@@ -76,6 +78,12 @@ class Database:
     def dispose(self) -> None:
         """Close the idle connections; the next transaction opens new ones."""
         self.engine.dispose()
+
+
+def read_now(tx: Transaction) -> datetime:
+    """The time by the database's clock, by which deadlines and leases are judged; no host's clock is."""
+    now: datetime = tx.execute(_NOW).scalar_one()
+    return now
 
 
 @contextmanager

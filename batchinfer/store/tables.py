@@ -58,6 +58,10 @@ tenants = Table(
     "tenants", metadata,
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
+    #: Most jobs that may wait or run at once; NULL takes the setting quota_jobs.
+    Column("max_jobs", BigInteger),
+    #: Rows that it gets in each of its turns.
+    Column("weight", SmallInteger, nullable=False, server_default="1"),
     _version(),
     _time("created_at", nullable=False, now=True),
 )  # fmt: skip
@@ -139,6 +143,8 @@ jobs = Table(
     _tenant(), _version(), _class(),
     Column("model", Text, nullable=False),
     Column("document_id", Uuid), Column("page", Integer),
+    #: Of a batch: its line in the input file, from 1, and the name that the user gave it.
+    Column("batch_id", Uuid), Column("line", Integer), Column("custom_id", Text),
     Column("prompt", JSONB, nullable=False),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: NULL while a queue row says where the job is; set once, in the transaction that removes that row.
@@ -150,6 +156,9 @@ jobs = Table(
     Index("ix_jobs_tenant", "tenant_id", "id"),
     Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
     Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
+    Index("ix_jobs_batch", "batch_id", "line", postgresql_where=text("batch_id IS NOT NULL")),
+    #: Small, and good enough to count what ended in an hour: rows lie in the order in which they ended.
+    Index("ix_jobs_finished_at", "finished_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (id)",
 )  # fmt: skip
 
@@ -167,6 +176,7 @@ results = Table(
     Column("engine", Text, nullable=False),
     Column("logprobs", JSONB),
     _time("created_at", nullable=False, now=True),
+    Index("ix_results_created_at", "created_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
 
@@ -181,6 +191,7 @@ attempts = Table(
     Column("lease_id", Uuid), Column("worker", Text),
     Column("error", JSONB), Column("timings", JSONB),
     _time("started_at"), _time("finished_at", nullable=False, now=True),
+    Index("ix_attempts_finished_at", "finished_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
 
@@ -197,12 +208,14 @@ queue = Table(
     Column("attempt", Integer, nullable=False, server_default="0"),
     #: Claims that ended with a lost worker.
     Column("crashes", Integer, nullable=False, server_default="0"),
+    #: Lost workers of which this row may have been the cause; one that was certainly not at work is no suspect.
+    Column("suspected", Integer, nullable=False, server_default="0"),
     #: Claims given back by a worker that drained.
     Column("released", Integer, nullable=False, server_default="0"),
     Column("lease_id", Uuid), _time("leased_at"),
     _time("available_at", nullable=False, now=True), _time("expires_at"),
     _time("created_at", nullable=False, now=True),
-    Index("ix_queue_ready", "kind", "model", "tenant_id", "rank", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_queue_ready", "kind", "model", "rank", "tenant_id", "id", postgresql_where=text("state = 'queued'")),
     Index("ix_queue_lease", "lease_id", postgresql_where=text("state = 'running'")),
     Index("ix_queue_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
@@ -234,6 +247,94 @@ blobs = Table(
     Column("media_type", Text, nullable=False),
     _version(),
     _time("created_at", nullable=False, now=True),
+    #: When a job or document last came to refer to it, to within an hour.
+    _time("used_at", nullable=False, now=True),
+    Index("ix_blobs_used_at", "used_at"),
+)  # fmt: skip
+
+#: What is to leave the system. While it waits or is under way, a queue row of kind deliver with its id says so.
+outbox = Table(
+    "outbox", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    #: Who delivers it.
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False), Column("subject_id", Uuid, nullable=False),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'")),
+    #: NULL while its queue row lives.
+    Column("final_state", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error", JSONB),
+    _time("created_at", nullable=False, now=True), _time("finished_at"),
+    Index("ix_outbox_subject", "subject_id", "id"),
+)  # fmt: skip
+
+#: What users upload and what batches write. The bytes are a blob; a deleted file keeps its row and loses its blob.
+files = Table(
+    "files", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    Column("filename", Text, nullable=False), Column("purpose", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("blob", Text, nullable=False),
+    _time("created_at", nullable=False, now=True), _time("expires_at"), _time("deleted_at"),
+    Index("ix_files_tenant", "tenant_id", "id"),
+    Index("ix_files_blob", "blob"),
+    Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL AND deleted_at IS NULL")),
+)  # fmt: skip
+
+#: A file that comes in parts.
+uploads = Table(
+    "uploads", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    Column("filename", Text, nullable=False), Column("purpose", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("file_id", Uuid),
+    Column("file_expires_s", Integer),
+    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
+    Index("ix_uploads_expires_at", "expires_at"),
+)  # fmt: skip
+
+upload_parts = Table(
+    "upload_parts", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("upload_id", Uuid, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False),
+    _tenant(), _version(),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("blob", Text, nullable=False),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_upload_parts_upload", "upload_id"),
+    Index("ix_upload_parts_blob", "blob"),
+)  # fmt: skip
+
+#: While a batch is read or its files are written, a queue row of kind read or export with its id says so.
+batches = Table(
+    "batches", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(), _class(),
+    Column("status", Text, nullable=False, server_default="validating"),
+    Column("endpoint", Text, nullable=False),
+    Column("completion_window", Text, nullable=False),
+    Column("model", Text),
+    Column("input_file_id", Uuid, nullable=False),
+    Column("output_file_id", Uuid), Column("error_file_id", Uuid), Column("parent_id", Uuid),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("options", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("errors", JSONB, nullable=False, server_default=text("'[]'")),
+    #: Lines of the file that were read and made jobs; reading goes on here after a crash.
+    Column("lines_read", Integer, nullable=False, server_default="0"),
+    *(Column(name, Integer, nullable=False, server_default="0")
+      for name in ("total", "completed", "failed", "expired", "cancelled")),
+    *(Column(name, BigInteger, nullable=False, server_default="0")
+      for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "images")),
+    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
+    *(_time(name) for name in ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at",
+                               "cancelling_at", "cancelled_at")),
+    Index("ix_batches_tenant", "tenant_id", "id"),
+    Index("ix_batches_live", "status", postgresql_where=text(
+        "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')")),
 )  # fmt: skip
 
 idempotency_keys = Table(
@@ -270,6 +371,29 @@ minutes = Table(
       for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
                    "prompt_tokens", "completion_tokens", "images")),
     _version(),
+)  # fmt: skip
+
+pauses = Table(
+    "pauses", metadata,
+    Column("id", Uuid, primary_key=True),
+    #: What is paused: rows that match every column that is not NULL. A narrower scope is one more such column.
+    Column("tenant_id", Uuid), Column("model", Text),
+    Column("actor", Text, nullable=False),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+)  # fmt: skip
+
+backlog = Table(
+    "backlog", metadata,
+    #: The nil UUID counts all tenants together.
+    Column("tenant_id", Uuid, primary_key=True),
+    #: As in `minutes`: sessions count in rows of their own, readers add up.
+    Column("shard", SmallInteger, primary_key=True),
+    #: Jobs submitted less jobs ended; one row alone may be below zero.
+    Column("jobs", BigInteger, nullable=False),
+    _version(),
+    postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
+                     "autovacuum_vacuum_threshold": "1000", "autovacuum_vacuum_cost_delay": "0"},
 )  # fmt: skip
 
 ticks = Table(

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobClass, Usage
+from batchinfer.domain.retries import RetryClass
 from batchinfer.errors import Failure
 from batchinfer.services import jobs as job_services
 from batchinfer.services import models, work
@@ -84,7 +85,7 @@ class Bench:
     def ending(self, claim: Claim, *, transient: bool = False) -> Ending:
         """An error for a claim."""
         error = Failure("It went wrong.", code="went_wrong").as_dict()
-        return Ending(claim.id, claim.attempt, error, transient=transient)
+        return Ending(claim.id, claim.attempt, error, RetryClass.TRANSIENT if transient else RetryClass.PERMANENT)
 
     def complete(self, lease_id: UUID, claims: Sequence[Claim]) -> work.Group:
         """Complete claims."""

@@ -221,7 +221,7 @@ def test_the_bell_rings_for_every_end(bench):
                 bench.run("UPDATE queue SET expires_at = now() - interval '1 second'")
                 upkeep.tick(bench.ctx)
             else:
-                bench.run("UPDATE queue SET attempt = 5, crashes = 4")
+                bench.run("UPDATE queue SET attempt = 5, crashes = 4, suspected = 4")
                 work.end_lease(bench.ctx, lease, "killed", clean=False)
             ended[name] = event.wait(30)
     assert ended == dict.fromkeys(ended, True)

@@ -12,6 +12,7 @@ import pytest
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobState, Usage
+from batchinfer.domain.retries import RetryClass
 from batchinfer.services import upkeep, work
 from batchinfer.store import endings
 from batchinfer.store.claims import PREPARE, Outcome
@@ -73,7 +74,7 @@ def test_the_fence_refuses_whoever_does_not_hold_the_row(bench, forged):
     for group in (
         work.complete_group(bench.ctx, lease, [outcome]),
         work.fail(bench.ctx, lease, [ending]),
-        work.fail(bench.ctx, lease, [replace(ending, transient=True)]),
+        work.fail(bench.ctx, lease, [replace(ending, retry=RetryClass.TRANSIENT)]),
     ):
         assert group.fenced == {outcome.id}
         assert not group.completed | group.failed | group.retried
@@ -124,6 +125,7 @@ def test_writing_a_group_again_tells_what_landed_from_what_was_refused(bench):
     first = work.complete_group(bench.ctx, lease, *group)
     again = work.complete_group(bench.ctx, lease, *group)
     assert first == again == work.Group(frozenset({a.id}), frozenset({b.id}), frozenset({c.id}), frozenset({d.id}))
+    assert (first.landed, again.landed) == (frozenset(), {a.id, b.id, c.id})
     assert [bench.count(name) for name in ("succeeded", "failed", "retried")] == [1, 1, 1]
     assert len(bench.rows("results")) == 1
 

@@ -12,6 +12,7 @@ from batchinfer.domain.jobs import JobState
 from batchinfer.errors import Conflict
 from batchinfer.services import fleet, upkeep, work
 from batchinfer.services import jobs as job_services
+from batchinfer.services.losses import make_loss_rule
 from batchinfer.store import leases
 from batchinfer.store.claims import PREPARE
 
@@ -108,10 +109,14 @@ def test_a_job_under_which_workers_are_lost_is_quarantined(bench, kind):
 
 def test_only_the_guilty_are_quarantined(bench):
     ids = bench.put(3)
-    bench.run("UPDATE queue SET attempt = 2, crashes = 2 WHERE id = :id", id=ids[1])
+    bench.run("UPDATE queue SET attempt = 2, crashes = 2, suspected = 2 WHERE id = :id", id=ids[1])
     lease = bench.open()
     assert len(bench.claim(lease)) == 3
     assert fleet.end_process(bench.ctx, "here", 1, "killed by signal 9") == 3
+    assert {bench.job(job_id).state for job_id in ids} == {JobState.QUEUED}, "any of the three may have been the cause"
+    bench.run("UPDATE queue SET available_at = now() + CASE id WHEN :id THEN interval '0' ELSE '1 hour' END", id=ids[1])
+    assert [claim.id for claim in bench.claim(bench.open("w2", pid=2))] == [ids[1]]
+    assert fleet.end_process(bench.ctx, "here", 2, "killed by signal 9") == 1
     states = [bench.job(job_id).state for job_id in ids]
     assert states == [JobState.QUEUED, JobState.QUARANTINED, JobState.QUEUED]
 
@@ -158,7 +163,7 @@ def test_one_reaper_at_a_time(bench):
     bench.claim(lease)
     _silence(bench, lease)
     with bench.ctx.db.transaction() as tx:
-        assert leases.reap(tx, ttl_s=30, max_crashes=3).leases == 1
+        assert leases.reap(tx, ttl_s=30, rule=make_loss_rule(bench.ctx)).leases == 1
         assert work.reap(bench.ctx) == 0, "another transaction reaps"
     assert work.reap(bench.ctx) == 0
     assert bench.attempts(bench.rows("jobs")[0].id) == [(1, "lost")]

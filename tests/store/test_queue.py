@@ -14,9 +14,11 @@ from sqlalchemy import text
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import JobClass, JobState
 from batchinfer.services import work
-from batchinfer.store import endings, queue
+from batchinfer.store import claiming, endings, queue
 from batchinfer.store.claims import INFER, PREPARE, RENDER
+from batchinfer.store.session import Database
 from batchinfer.store.tables import SCHEMA_VERSION
+from batchinfer.store.turns import Turns
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -184,12 +186,45 @@ def test_a_claim_reads_what_it_takes_and_not_the_backlog(bench, model):
         for other in ("a", "reader", "z"):
             bench.put(150, tenant_id=tenant, model=other)
     bench.run("ANALYZE queue")
-    statement = queue._CLAIM_ANY if model is None else queue._CLAIM_MODEL
-    values = {"kinds": [INFER], "limit": 16, "window": 64, "excluded": [], "version": SCHEMA_VERSION}
+    statement = claiming.CLAIM_ANY if model is None else claiming.CLAIM_MODEL
+    values = {
+        "kinds": [INFER],
+        "limit": 16,
+        "window": claiming.count_window(16),
+        "excluded": [],
+        "version": SCHEMA_VERSION,
+    }
+    values |= Turns().values(16)
     more = {} if model is None else {"model": model}
     plan = explain(bench, statement, lease_id=bench.open(), **values, **more)
     assert plan["Actual Rows"] == 16
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 4000, "of 5400 rows, stepping reads a few each"
+
+
+@pytest.mark.parametrize("model", ["reader", None])
+def test_a_claim_that_was_planned_while_nothing_waited_reads_no_more(bench, model):
+    """Its plan is kept for as long as the connection lives, and an empty queue says nothing of a full one."""
+    lease, turns = bench.open(), Turns()
+    db = Database(bench.ctx.settings.require_database_url(), pool_size=1)
+    fetched = text("SELECT coalesce(sum(idx_tup_fetch + seq_tup_read), 0) FROM pg_stat_xact_user_tables "
+                   "WHERE relname = 'queue'")  # fmt: skip
+
+    def claim():
+        with db.transaction() as tx:
+            found = queue.claim(tx, lease_id=lease, kinds=[INFER], model=model, limit=16, turns=turns)
+            return len(found), tx.execute(fetched).scalar_one()
+
+    try:
+        assert {claim()[0] for _ in range(12)} == {0}
+        for tenant in [new_id() for _ in range(10)]:
+            for other in ("a", "reader", "z"):
+                bench.put(150, tenant_id=tenant, model=other)
+        for _ in range(3):
+            number, rows = claim()
+            assert number == 16
+            assert rows < 1200, "of 4500"
+    finally:
+        db.dispose()
 
 
 def test_a_completion_finds_its_rows_by_their_ids(bench):

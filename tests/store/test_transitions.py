@@ -44,7 +44,7 @@ def _expire(bench, job_id):
 
 
 def _crash(bench, lease):
-    bench.run("UPDATE queue SET attempt = attempt + 9, crashes = 9 WHERE lease_id = :lease", lease=lease)
+    bench.run("UPDATE queue SET attempt = attempt + 9, crashes = 9, suspected = 9 WHERE lease_id = :lease", lease=lease)
     work.end_lease(bench.ctx, lease, "killed", clean=False)
 
 
@@ -65,7 +65,7 @@ def _apply(bench, verb, job_id, lease, claim):
     elif verb == "release":
         work.release(ctx, lease)
         with ctx.db.transaction() as tx:
-            jobs.release_quarantined(tx, DEFAULT_TENANT, job_id)
+            jobs.release_quarantined(tx, DEFAULT_TENANT, job_id, suspected=2)
     elif verb == "cancel":
         _cancel(bench, job_id)
     elif verb == "expire":

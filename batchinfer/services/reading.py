@@ -1,0 +1,272 @@
+"""A CPU worker reads the input file of a batch: the whole of it is checked before the first line becomes a job.
+
+Lines become jobs in groups, a transaction each that holds the batch; `lines_read` says where to go on after a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from batchinfer.domain.batch_lines import Line, parse_line, put_in_body
+from batchinfer.domain.batches import MAX_ERRORS, BatchState
+from batchinfer.domain.ids import new_id
+from batchinfer.domain.limits import Limits
+from batchinfer.errors import BadRequest, BatchinferError, NotFound, TooLarge, Unsupported
+from batchinfer.services.files import find_document_type, store_uploads
+from batchinfer.services.models import find_model, make_unknown
+from batchinfer.services.requests import build_prompt, find_expiry
+from batchinfer.services.userfiles import make_missing
+from batchinfer.store import batches, endings, files, jobs, queue, userfiles
+from batchinfer.store.claims import INFER, PREPARE
+from batchinfer.store.minutes import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+    from uuid import UUID
+
+    from batchinfer.domain.userfiles import UserFile
+    from batchinfer.services.context import Context
+    from batchinfer.store.batches import Held
+    from batchinfer.store.claims import Claim
+    from batchinfer.store.files import Blob
+
+#: Lines, and bytes of their text, that become jobs in one transaction.
+GROUP_LINES, GROUP_BYTES = 500, 16 * 2**20
+
+
+@dataclass
+class _Findings:
+    """What a first look at the file brought: how many requests, of which models, and what is wrong."""
+
+    total: int = 0
+    models: dict[str, bool] = field(default_factory=dict)
+    #: Digests of the custom ids so far: of a fixed size, however long the ids are.
+    names: set[bytes] = field(default_factory=set)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def model(self) -> str | None:
+        """The one model of all requests, or None."""
+        return next(iter(self.models)) if len(self.models) == 1 else None
+
+    def add(self, error: BatchinferError, line: int | None) -> None:
+        """Note what is wrong with a line, or with the whole file."""
+        if len(self.errors) < MAX_ERRORS:
+            told = {"code": error.code, "line": line, "message": error.message, "param": error.param}
+            self.errors.append(told)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A line whose files are stored."""
+
+    line: Line
+    blobs: list[Blob]
+
+
+def read_batch(
+    ctx: Context, claim: Claim, insist: Callable[[Callable[[], bool]], bool], wanted: Callable[[], bool]
+) -> bool:
+    """Check the file, then make its lines jobs; go on where an earlier worker stopped. False: nobody wants it any more.
+
+    `insist` repeats a write until the database answers. Raises NotFound where the file is gone, Failure where its bytes
+    are, Unavailable.
+    """
+    held, source = load_source(ctx, claim)
+    if held.batch.status is BatchState.VALIDATING:
+        findings = _check_file(ctx, held, source, wanted)
+        if findings is None:
+            return False
+        if findings.errors:
+            return insist(lambda: _refuse(ctx, claim, findings))
+        if not insist(lambda: _begin(ctx, claim, findings)):
+            return False
+    with ctx.db.transaction() as tx:
+        held = batches.load_batches(tx, [claim.subject_id])[claim.subject_id]
+    for group in _group(ctx, held, source, wanted):
+        if not insist(partial(save_lines, ctx, claim, group)):
+            return False
+    return wanted()
+
+
+def load_source(ctx: Context, claim: Claim) -> tuple[Held, UserFile]:
+    """The batch and its input file. Raises NotFound."""
+    with ctx.db.transaction() as tx:
+        held = batches.load_batches(tx, [claim.subject_id]).get(claim.subject_id)
+        source = userfiles.find_source(tx, claim.tenant_id, held.batch.input_file_id) if held else None
+    if held is None or source is None:
+        raise make_missing()
+    return held, source
+
+
+def iterate_lines(file: BinaryIO, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of those that are not blank. A line that is longer comes as its first `most_bytes` + 1 bytes."""
+    number = 0
+    while raw := file.readline(most_bytes + 1):
+        number += 1
+        rest = raw
+        while rest and not rest.endswith(b"\n"):
+            rest = file.readline(2**20)
+        if raw.strip():
+            yield number, raw
+
+
+def _check_file(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool]) -> _Findings | None:
+    settings, limits, findings = ctx.settings, Limits.of(ctx.settings), _Findings()
+    if source.size_bytes > settings.max_batch_bytes:
+        findings.add(_too_large(f"The file is over the limit of {settings.max_batch_bytes:,} bytes."), None)
+        return findings
+    with ctx.blobs.open(source.tenant_id, source.blob) as file:
+        for number, raw in iterate_lines(file, settings.max_body_bytes):
+            if not wanted():
+                return None
+            findings.total += 1
+            if findings.total > settings.max_batch_lines:
+                most = f"The file has over {settings.max_batch_lines:,} requests. Make several batches of it."
+                findings.add(TooLarge(most, code="too_many_requests_in_file"), number)
+                break
+            try:
+                _check_line(ctx, held, raw, number, limits, findings)
+            except BatchinferError as error:
+                if error.retry_helps:
+                    raise
+                findings.add(error, number)
+    if not findings.total:
+        findings.add(BadRequest("The file has no request in it.", code="empty_file"), None)
+    return findings
+
+
+def _too_large(sentence: str) -> TooLarge:
+    return TooLarge(f"{sentence} Make several batches of it.", code="file_too_large")
+
+
+def _check_line(ctx: Context, held: Held, raw: bytes, number: int, limits: Limits, findings: _Findings) -> None:
+    line = _parse(ctx, held, raw, number, limits)
+    name = blake2b(line.custom_id.encode(), digest_size=16).digest()
+    if name in findings.names:
+        raise BadRequest("An earlier line has the same custom_id.", code="duplicate_custom_id", param="custom_id")
+    findings.names.add(name)
+    model = line.job.model
+    if model not in findings.models:
+        findings.models[model] = find_model(ctx, model) is not None
+    if not findings.models[model]:
+        error = make_unknown(model)
+        raise NotFound(error.message, code=error.code, param="body.model")
+    try:
+        for upload in line.job.uploads:
+            find_document_type([upload])
+    except Unsupported as error:
+        raise Unsupported(error.message, code=error.code, param=put_in_body(error.param)) from None
+
+
+def _parse(ctx: Context, held: Held, raw: bytes, number: int, limits: Limits) -> Line:
+    if len(raw) > ctx.settings.max_body_bytes:
+        raise TooLarge(f"The line is over {ctx.settings.max_body_bytes:,} bytes.", code="line_too_large")
+    return parse_line(raw, number, endpoint=held.batch.endpoint, limits=limits, job_class=held.job_class)
+
+
+def _begin(ctx: Context, claim: Claim, findings: _Findings) -> bool:
+    with ctx.db.transaction() as tx:
+        if batches.hold_batch(tx, lease_id=claim.lease_id, claim=claim) is None:
+            return False
+        batches.begin_batch(tx, claim.subject_id, total=findings.total, model=findings.model)
+    return True
+
+
+def _refuse(ctx: Context, claim: Claim, findings: _Findings) -> bool:
+    with ctx.db.transaction() as tx:
+        if batches.hold_batch(tx, lease_id=claim.lease_id, claim=claim) is None:
+            return False
+        batches.refuse_batch(tx, claim.subject_id, findings.errors)
+        return endings.finish(tx, lease_id=claim.lease_id, claim=claim)
+
+
+def _group(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool]) -> Iterator[list[Ready]]:
+    """The lines that are no jobs yet, their files stored, in groups."""
+    limits, group, size_bytes, seen = Limits.of(ctx.settings), [], 0, 0
+    with ctx.blobs.open(source.tenant_id, source.blob) as file:
+        for number, raw in iterate_lines(file, ctx.settings.max_body_bytes):
+            seen += 1
+            if seen <= held.lines_read:
+                continue
+            if not wanted():
+                return
+            ready = _store_files(ctx, held, _parse(ctx, held, raw, number, limits))
+            group.append(ready)
+            size_bytes += max(0, len(raw) - sum(blob.size_bytes * 4 // 3 for blob in ready.blobs))
+            if len(group) >= GROUP_LINES or size_bytes >= GROUP_BYTES:
+                yield group
+                group, size_bytes = [], 0
+    if group:
+        yield group
+
+
+def _store_files(ctx: Context, held: Held, line: Line) -> Ready:
+    """The line with its pictures in the blob store, and no longer in memory."""
+    blobs = store_uploads(ctx, held.batch.tenant_id, line.job.uploads)
+    emptied = tuple(replace(upload, data=b"") for upload in line.job.uploads)
+    return Ready(replace(line, job=replace(line.job, uploads=emptied)), blobs)
+
+
+def save_lines(ctx: Context, claim: Claim, group: list[Ready]) -> bool:
+    """Make the next lines jobs and announce them; the last ones end the reading. False: fenced, stop.
+
+    `group` begins right behind the lines that an earlier call saved; called again with the same ones, nothing changes.
+    """
+    with ctx.db.transaction() as tx:
+        held = batches.hold_batch(tx, lease_id=claim.lease_id, claim=claim)
+        if held is None or held.batch.status is not BatchState.IN_PROGRESS:
+            return False
+        if jobs.find_last_line(tx, held.batch.id) >= group[-1].line.number:
+            return True
+        files.record_blobs(tx, claim.tenant_id, [blob for ready in group for blob in ready.blobs])
+        new = [_make_job(held, ready, find_expiry(tx, ready.line.job)) for ready in group]
+        jobs.insert_jobs(tx, new)
+        kinds = [PREPARE if ready.blobs else INFER for ready in group]
+        queue.enqueue(
+            tx,
+            [
+                queue.Entry(job.id, kind, job.tenant_id, job.model, job.job_class, job.expires_at)
+                for job, kind in zip(new, kinds, strict=True)
+            ],
+        )
+        lines_read = held.lines_read + len(group)
+        batches.advance_batch(tx, held.batch.id, lines_read)
+        if lines_read >= held.batch.counts.total:
+            endings.finish(tx, lease_id=claim.lease_id, claim=claim)
+        tally = Tally()
+        for job in new:
+            tally.count(job.tenant_id, job.model, submitted=1)
+        tally.add(tx)
+    _announce(ctx, new, kinds)
+    return True
+
+
+def _make_job(held: Held, ready: Ready, expires_at: datetime | None) -> jobs.NewJob:
+    line, batch = ready.line, held.batch
+    return jobs.NewJob(
+        id=new_id(),
+        tenant_id=batch.tenant_id,
+        model=line.job.model,
+        job_class=line.job.job_class,
+        prompt=build_prompt(line.job, ready.blobs),
+        metadata=line.job.metadata,
+        expires_at=min(batch.expires_at, expires_at) if expires_at else batch.expires_at,
+        batch_id=batch.id,
+        line=line.number,
+        custom_id=line.custom_id,
+    )
+
+
+def _announce(ctx: Context, new: list[jobs.NewJob], kinds: list[str]) -> None:
+    groups: dict[Any, list[UUID]] = {}
+    for job, kind in zip(new, kinds, strict=True):
+        if kind == INFER:
+            groups.setdefault((job.model, job.job_class), []).append(job.id)
+    for (model, job_class), ids in groups.items():
+        ctx.announcer.announce(model, job_class, ids)
+    ctx.announcer.announce_cpu([job.id for job, kind in zip(new, kinds, strict=True) if kind == PREPARE])

@@ -1,0 +1,93 @@
+"""What upkeep removes for good: days whose time is over, and files that nothing refers to any more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from batchinfer.errors import Unavailable
+from batchinfer.observe.logs import get_logger
+from batchinfer.services.crumbs import sweep_crumbs
+from batchinfer.store import batches, outbox, retention, sweeping, userfiles
+
+if TYPE_CHECKING:
+    from batchinfer.services.context import Context
+
+#: Blobs in one transaction: a lock is held while their files go.
+_GROUP = 200
+#: Shelves of the blob store: the first byte of a blob's name.
+_SHELVES = 256
+_HOURS = 24
+
+_log = get_logger(__name__)
+
+
+def drop_expired(ctx: Context) -> int:
+    """Drop the days whose time is over and in which nothing lives, and what lies beside them. Answers how many days.
+
+    Nothing with the setting keep_days 0. A day whose lock cannot be had is left for the next time.
+    """
+    keep_days, dropped = ctx.settings.keep_days, 0
+    if not keep_days:
+        return 0
+    with ctx.db.transaction() as tx:
+        days = retention.list_expired_days(tx, keep_days)
+        before = retention.find_horizon(tx, keep_days)
+    for day in days:
+        try:
+            with ctx.db.transaction() as tx:
+                dropped += retention.drop_day(tx, day)
+        except Unavailable:
+            _log.info("a day is in use; it is dropped another time", day=str(day))
+    with ctx.db.transaction() as tx:
+        retention.drop_beside(tx, before)
+        outbox.forget_ended(tx, before=before)
+        batches.forget_ended(tx, before=before)
+        userfiles.forget_gone(tx, before=before)
+    return dropped
+
+
+def sweep_blobs(ctx: Context, *, most: int = 20_000) -> int:
+    """Remove blobs of dropped jobs and documents, at most `most`, and stray files on this hour's shelves.
+
+    Answers how many blobs. Every shelf comes up once a day.
+    """
+    sweep_crumbs(ctx.settings.crumbs_dir)
+    if not ctx.blobs.root.is_dir():
+        return 0  # the files are on another host: nothing can be said of them here
+    with ctx.db.transaction() as tx:
+        oldest = sweeping.find_oldest(tx)
+    removed = 0
+    now = datetime.now(UTC)
+    grace = timedelta(hours=ctx.settings.blob_grace_hours)
+    while removed < most and (group := _remove_group(ctx, (oldest or now) - grace, now - grace)):
+        removed += group
+    hour = now.hour
+    for shelf in range(_SHELVES * hour // _HOURS, _SHELVES * (hour + 1) // _HOURS):
+        removed += sweep_shelf(ctx, shelf)
+    return removed
+
+
+def _remove_group(ctx: Context, before: datetime, plain_before: datetime) -> int:
+    """Some blobs last used before that, with their rows. Answers how many were looked at."""
+    unused_s = ctx.settings.blob_grace_hours * 3600
+    with ctx.db.transaction() as tx:
+        orphans = sweeping.hold_orphans(tx, before=before, plain_before=plain_before, limit=_GROUP)
+        gone = [o for o in orphans if ctx.blobs.remove_unused(o.tenant_id, o.sha256, unused_s=unused_s)]
+        sweeping.forget(tx, gone)
+        sweeping.keep(tx, [orphan for orphan in orphans if orphan not in gone])
+    return len(orphans)
+
+
+def sweep_shelf(ctx: Context, shelf: int) -> int:
+    """Remove files without a row on one shelf that nobody has stored for the grace time. Answers how many blobs."""
+    unused_s, removed = ctx.settings.blob_grace_hours * 3600, 0
+    ctx.blobs.tidy_shelf(shelf, unused_s=unused_s)
+    for tenant_id, names in ctx.blobs.list_shelf(shelf):
+        for start in range(0, len(names), 1000):
+            some = names[start : start + 1000]
+            with ctx.db.transaction() as tx:
+                known = sweeping.find_known(tx, tenant_id, some)
+            strays = [name for name in some if name not in known]
+            removed += sum(ctx.blobs.remove_unused(tenant_id, name, unused_s=unused_s) for name in strays)
+    return removed

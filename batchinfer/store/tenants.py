@@ -1,0 +1,55 @@
+"""Tenants and their limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from batchinfer.store.clean import clean_text
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batchinfer.store.session import Transaction
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Whose jobs, keys and blobs they are."""
+
+    id: UUID
+    name: str
+    #: Most jobs that may wait or run; None takes the setting.
+    max_jobs: int | None
+    #: Rows that it gets in each of its turns.
+    weight: int
+
+
+_FIND = text("SELECT id, name, max_jobs, weight FROM tenants WHERE id = :id")
+_FIND_BY_NAME = text("SELECT id, name, max_jobs, weight FROM tenants WHERE name = :name")
+_SET_LIMITS = text("UPDATE tenants SET max_jobs = :max_jobs, weight = :weight WHERE id = :id")
+_NAMES = text("SELECT id, name FROM tenants WHERE id = ANY (CAST(:ids AS uuid[]))")
+
+
+def find_tenant(tx: Transaction, tenant_id: UUID) -> Tenant | None:
+    """The tenant, or None."""
+    row = tx.execute(_FIND, {"id": tenant_id}).first()
+    return Tenant(**row._mapping) if row else None
+
+
+def find_tenant_by_name(tx: Transaction, name: str) -> Tenant | None:
+    """The tenant of this name, or None."""
+    row = tx.execute(_FIND_BY_NAME, {"name": clean_text(name)}).first()
+    return Tenant(**row._mapping) if row else None
+
+
+def set_limits(tx: Transaction, tenant_id: UUID, *, max_jobs: int | None, weight: int) -> None:
+    """Give a tenant its limits."""
+    tx.execute(_SET_LIMITS, {"id": tenant_id, "max_jobs": max_jobs, "weight": weight})
+
+
+def list_names(tx: Transaction, ids: list[UUID]) -> dict[UUID, str]:
+    """The names of tenants."""
+    return {row.id: row.name for row in tx.execute(_NAMES, {"ids": ids})}
