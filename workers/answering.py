@@ -6,14 +6,18 @@ import math
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+from batchinfer.bus.tokens import TokenSender
+from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import work
+from batchinfer.services.crumbs import Crumbs
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
-from workers.engine.protocol import Done, Engine, Refused
-from workers.requests import build_request, read_failure, read_outcome, read_refusal
+from workers.engine.protocol import Done, Engine, OnToken, Refused, Request
+from workers.requests import build_request, find_wrong_output, read_failure, read_outcome, read_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +39,16 @@ class Answering:
     kinds: tuple[str, ...] = (work.INFER,)
 
     def __init__(
-        self, engine: Engine, held: Held, committer: Committer, *, model: str, revision: str, slots: int
+        self,
+        engine: Engine,
+        held: Held,
+        committer: Committer,
+        *,
+        model: str,
+        revision: str,
+        slots: int,
+        crumbs: Crumbs | None = None,
+        tokens: TokenSender | None = None,
     ) -> None:
         self.model: str | None = model
         self.slots = slots
@@ -43,6 +56,10 @@ class Answering:
         self.on_room: Callable[[], None] = lambda: None
         self._engine, self._held, self._committer = engine, held, committer
         self._revision = revision
+        self._crumbs = crumbs or Crumbs()
+        #: Tells answers while they are made, to those who stream them.
+        self._tokens = tokens
+        engine.on_touched = lambda request_id: self._crumbs.enter(UUID(request_id))
         self._ahead = max(1, math.ceil(slots * AHEAD))
         self._inside_lock = threading.Lock()
         self._inside = 0
@@ -65,8 +82,14 @@ class Answering:
 
     def take(self, pieces: Sequence[Work]) -> None:
         """Submit each to the engine."""
+        if pieces:
+            self._crumbs.begin(pieces[0].claim.lease_id)
         for piece in pieces:
             self._submit(piece)
+
+    def find_stage(self, claim: Claim) -> str:
+        """The engine's word; before the engine has it, it waits."""
+        return self._engine.stage(str(claim.id)) or "waiting"
 
     def cancel(self, claims: Sequence[Claim]) -> None:
         """End these between two steps."""
@@ -99,6 +122,9 @@ class Answering:
 
     def close(self) -> None:
         self._engine.close()
+        self._crumbs.close()
+        if self._tokens is not None:
+            self._tokens.close()
 
     def _submit(self, piece: Work) -> None:
         claim = piece.claim
@@ -107,25 +133,38 @@ class Answering:
             with self._inside_lock:
                 self._inside += 1
             try:
-                self._engine.submit(request, on_done=partial(self._on_done, claim))
+                self._engine.submit(
+                    request, on_done=partial(self._on_done, claim, request), on_token=self._find_listener(piece)
+                )
             except BaseException:
                 self._leave()
                 raise
         except Refused as refusal:
             self._end(Finished(claim, ending=None if refusal.code in _NOT_NOW else read_refusal(claim, refusal)))
         except BatchinferError as error:
-            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, error.as_dict())))
+            _log.warning("a job could not be started", job_id=str(claim.subject_id), code=error.code)
+            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, error.as_dict(), classify_error(error))))
         except Exception:
             _log.exception("a request could not be submitted", job_id=str(claim.subject_id))
             fault = Internal("The job could not be started. The log of the worker says why.")
-            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, fault.as_dict(), transient=True)))
+            self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, fault.as_dict(), RetryClass.TRANSIENT)))
 
-    def _on_done(self, claim: Claim, done: Done) -> None:
+    def _find_listener(self, piece: Work) -> OnToken | None:
+        """What pieces of the answer are handed to; None, and no piece is made, where nobody asked for them."""
+        channel = piece.prompt.get("channel")
+        if self._tokens is None or not isinstance(channel, str):
+            return None
+        tell = self._tokens.open(channel, piece.claim.attempt)
+        return lambda _request_id, text: tell(text)
+
+    def _on_done(self, claim: Claim, request: Request, done: Done) -> None:
         """On the engine's thread: hand over and return."""
+        self._crumbs.leave(claim.id)
         self._leave()
         if done.finish in ("stop", "length"):
+            wrong = find_wrong_output(claim, request, done)
             outcome = read_outcome(claim, done, revision=self._revision, engine=self._engine.name)
-            self._end(Finished(claim, outcome=outcome))
+            self._end(Finished(claim, ending=wrong) if wrong else Finished(claim, outcome=outcome))
         elif done.finish == "error":
             self._end(Finished(claim, ending=read_failure(claim, done)))
         elif done.finish == "cancelled":

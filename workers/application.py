@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -17,7 +18,7 @@ from batchinfer.observe.logs import configure_logging
 from batchinfer.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import click
 
@@ -39,6 +40,7 @@ def make_application(role: str, options: Sequence[click.Option] = ()) -> Celery:
         worker_concurrency=1,
         worker_redirect_stdouts=False,
         worker_soft_shutdown_timeout=0,
+        worker_consumer="workers.consumer:RefusingConsumer",
         beat_scheduler="workers.beat:TickScheduler",
     )
     app.user_options["worker"].update(options)
@@ -47,6 +49,18 @@ def make_application(role: str, options: Sequence[click.Option] = ()) -> Celery:
     # Celery warns every root of pickled messages; only JSON is accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     return app
+
+
+def offer_app(make: Callable[[], Celery]) -> Callable[[str], Celery]:
+    """A module's `__getattr__` that makes `app` once, when it is asked for: importing the module needs no settings."""
+    made = cache(make)
+
+    def find(name: str) -> Celery:
+        if name == "app":
+            return made()
+        raise AttributeError(name)
+
+    return find
 
 
 def option(name: str, **details: Any) -> click.Option:

@@ -4,19 +4,15 @@ Redis may be away, and no file is kept."""
 from __future__ import annotations
 
 import time
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.beat import Scheduler
 
 from batchinfer.observe.logs import get_logger
 from batchinfer.services.context import Context, open_context
 from batchinfer.settings import load_settings
-from workers.application import make_application
+from workers.application import make_application, offer_app
 from workers.ticking import tick
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 _log = get_logger(__name__)
 
@@ -57,13 +53,5 @@ class TickScheduler(Scheduler):  # type: ignore[misc]
         return "    . schedule -> a tick, done by beat itself"
 
 
-@cache
-def _make_app() -> Celery:
-    return make_application("beat")
-
-
-def __getattr__(name: str) -> Any:
-    """`app`, made when Celery asks for it: importing this module needs no settings."""
-    if name == "app":
-        return _make_app()
-    raise AttributeError(name)
+#: `app`, made when Celery asks for it.
+__getattr__ = offer_app(lambda: make_application("beat"))

@@ -4,19 +4,27 @@ away, adds the queues when the worker is ready, and ends it in order."""
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import bootsteps, signals
 from celery.worker import state as worker_state
-from celery.worker.control import control_command
+from celery.worker.control import control_command, inspect_command
 
-from batchinfer.bus.control import CANCEL_JOB, DRAIN
+from batchinfer.bus.control import CANCEL_JOB, DRAIN, JOBS
+from batchinfer.domain.ids import JOB, parse_id, show_id
+from batchinfer.errors import NotFound
 from batchinfer.observe.logs import get_logger
+from workers.application import make_application
+from workers.consumer import messages
 from workers.watchdog import end_process_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
+    import click
+    from celery import Celery
     from kombu import Queue
 
     from workers.duty import Duty
@@ -112,16 +120,43 @@ def _end_celery(status: int) -> None:
 
 def wake_current(*_args: Any, **_options: Any) -> None:
     """The body of the tasks that announce ids. What they say is information: the claim alone decides."""
+    messages.note_announcement()
     for duty in _current:
         duty.wake()
 
 
-@control_command(name=CANCEL_JOB, args=[("ids", list)], signature="[id1 [id2 ...]]")  # type: ignore[untyped-decorator]
+def make_worker(role: str, options: Sequence[click.Option], step: type[DutyStep], task: str) -> Celery:
+    """The application of `celery -A workers.<role> worker`, which is woken by `task`."""
+    app = make_application(role, options)
+    app.steps["worker"].add(step)
+    # A message is no job: jobs have events of their own.
+    app.task(wake_current, name=task, ignore_result=True, typing=False, send_events=False)
+    return app
+
+
+@inspect_command(name=JOBS)  # type: ignore[untyped-decorator]
+def list_jobs(_state: Any, **_: Any) -> list[dict[str, Any]]:
+    """What this worker holds: id, kind, stage (preparing, waiting, prefill, decoding, storing), attempt, age, lease."""
+    return [job for duty in _current for job in duty.list_jobs()]
+
+
+# Celery hands what stands on its command line over as a list, under the name of `variadic`.
+@control_command(name=CANCEL_JOB, variadic="ids", signature="[id1 [id2 ...]]")  # type: ignore[untyped-decorator]
 def cancel_job(_state: Any, ids: Sequence[str] = (), **_: Any) -> dict[str, Any]:
-    """Look at once which rows are still held; those that were cancelled stop between two steps."""
-    for duty in _current:
-        duty.beat_soon()
-    return {"ok": f"looking after {len(ids)} jobs"}
+    """Cancel jobs that this worker holds; they stop between two steps. Others wait for the API's cancel."""
+    wanted = _parse_ids(ids)
+    held = [job_id for duty in _current for job_id in duty.cancel(wanted)]
+    return {"ok": f"cancelling {len(held)} of {len(wanted)} jobs", "held": [show_id(JOB, job_id) for job_id in held]}
+
+
+def _parse_ids(ids: Any) -> set[UUID]:
+    """Those that can be ids of jobs; anybody who reaches Redis can send anything."""
+    found = set()
+    for text in ids if isinstance(ids, (list, tuple)) else ():
+        digits = str(text).removeprefix(JOB).replace("-", "")
+        with suppress(NotFound):
+            found.add(parse_id(JOB, JOB + digits))
+    return found
 
 
 @control_command(name=DRAIN)  # type: ignore[untyped-decorator]

@@ -13,11 +13,13 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.retries import RetryClass
 from batchinfer.errors import Internal, Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import work
 from batchinfer.store.claims import Claim, Ending, Outcome
 from workers.insist import pauses
+from workers.task_events import TaskEvents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +55,8 @@ class Counts:
     released: int = 0
     fenced: int = 0
     dropped: int = 0
+    #: Part of the first three: a commit without an answer that had taken place all the same.
+    landed: int = 0
 
 
 class Committer(threading.Thread):
@@ -63,23 +67,30 @@ class Committer(threading.Thread):
         self.counts = Counts()
         #: Called when a group is written: the feeder's `wake`.
         self.on_written: Callable[[], None] = lambda: None
+        #: Told what became of each piece.
+        self.events = TaskEvents(None, lease.worker)
         self._ctx, self._lease = ctx, lease
         self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._pending: set[Key] = set()
+        self._pending: dict[Key, Claim] = {}
         self._hurry = threading.Event()
         self._give_up_at = float("inf")
 
     def put(self, finished: Finished) -> None:
         """Hand over a piece. Never blocks."""
         with self._lock:
-            self._pending.add((finished.claim.id, finished.claim.attempt))
+            self._pending[finished.claim.id, finished.claim.attempt] = finished.claim
         self._queue.put(finished)
 
     def list_pending(self) -> set[Key]:
         """The (id, attempt) of what was handed over and is not written yet."""
         with self._lock:
             return set(self._pending)
+
+    def list_storing(self) -> list[Claim]:
+        """The claims whose ends were handed over and are not written yet."""
+        with self._lock:
+            return list(self._pending.values())
 
     def flush(self, timeout_s: float) -> bool:
         """Write what is left and end. False where the database did not answer in time."""
@@ -99,7 +110,8 @@ class Committer(threading.Thread):
             for lease_id, members in by_lease.items():
                 self._write(lease_id, members)
                 with self._lock:
-                    self._pending -= {(member.claim.id, member.claim.attempt) for member in members}
+                    for member in members:
+                        self._pending.pop((member.claim.id, member.claim.attempt), None)
                 self.on_written()
 
     def _collect(self) -> tuple[list[Finished], bool]:
@@ -141,9 +153,12 @@ class Committer(threading.Thread):
         endings = [member.ending for member in group if member.ending]
         back = [member.claim for member in group if not member.outcome and not member.ending]
         if outcomes or endings:
-            self._count(lease_id, work.complete_group(self._ctx, lease_id, outcomes, endings))
+            written = work.complete_group(self._ctx, lease_id, outcomes, endings)
+            self._count(lease_id, written)
+            self.events.settle(group, written)
         if back:
             self.counts.released += work.release(self._ctx, lease_id, back)
+            self.events.give_back(back)
         self.counts.groups += 1
 
     def _count(self, lease_id: UUID, group: work.Group) -> None:
@@ -151,6 +166,9 @@ class Committer(threading.Thread):
         self.counts.failed += len(group.failed)
         self.counts.retried += len(group.retried)
         self.counts.fenced += len(group.fenced)
+        self.counts.landed += len(group.landed)
+        if group.landed:
+            _log.info("an unanswered commit had taken place", lease_id=str(lease_id), rows=len(group.landed))
         if group.fenced:
             _log.warning(
                 "results fenced out: cancelled, expired or taken over",
@@ -170,7 +188,7 @@ class Committer(threading.Thread):
             error = Internal(
                 "The result could not be stored. The log of the worker says why.", code="result_not_stored"
             )
-            ending = Ending(member.claim.id, member.claim.attempt, error.as_dict(), transient=True)
+            ending = Ending(member.claim.id, member.claim.attempt, error.as_dict(), RetryClass.TRANSIENT)
             self._write(lease_id, [replace(member, outcome=None, ending=ending)])
         else:
             self.counts.dropped += 1

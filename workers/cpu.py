@@ -6,7 +6,6 @@ Claimed, fenced and reaped like a model's work; users' files are opened in limit
 from __future__ import annotations
 
 import shutil
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -14,8 +13,8 @@ import click
 from batchinfer.bus.app import CPU_QUEUE, PREPARE_TASK
 from batchinfer.services.context import Context, open_context
 from batchinfer.settings import load_settings
-from workers.application import make_application, option
-from workers.bootstep import DutyStep, wake_current
+from workers.application import offer_app, option
+from workers.bootstep import DutyStep, make_worker
 from workers.committer import Committer
 from workers.crew import Crew
 from workers.duty import Duty
@@ -27,11 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from celery import Celery
     from kombu import Queue
 
-#: Feeder, committer, heart and stand-in; each piece needs one more.
-CONNECTIONS = 4
+#: Feeder, committer, heart, reaper and stand-in; each piece needs one more.
+CONNECTIONS = 5
 
 
 class CpuDuty(Duty):
@@ -76,16 +74,5 @@ class CpuStep(DutyStep):
 OPTIONS = (option("--processes", type=click.IntRange(1, 64), default=2, help="Pieces of work at once."),)
 
 
-@cache
-def _make_app() -> Celery:
-    app = make_application("cpu", OPTIONS)
-    app.steps["worker"].add(CpuStep)
-    app.task(wake_current, name=PREPARE_TASK, ignore_result=True, typing=False)
-    return app
-
-
-def __getattr__(name: str) -> Any:
-    """`app`, made when Celery asks for it: importing this module needs no settings."""
-    if name == "app":
-        return _make_app()
-    raise AttributeError(name)
+#: `app`, made when Celery asks for it.
+__getattr__ = offer_app(lambda: make_worker("cpu", OPTIONS, CpuStep, PREPARE_TASK))

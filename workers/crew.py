@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.ids import DOCUMENT, JOB, show_id
 from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
+from batchinfer.store.claims import RENDER, Claim
+from workers.consumer import messages
 from workers.feeder import Feeder
 from workers.heart import Heart
 from workers.insist import insist
+from workers.task_events import TaskEvents
+from workers.ticking import Reaper
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Collection
     from uuid import UUID
 
     from batchinfer.services.context import Context
@@ -32,6 +38,9 @@ class Crew:
 
     def __init__(self, ctx: Context, lease: Lease, committer: Committer, station: Station) -> None:
         self.lease, self.committer, self.station = lease, committer, station
+        self.events = committer.events = TaskEvents(
+            ctx.announcer.celery if ctx.settings.task_events else None, lease.worker
+        )
         self.feeder = Feeder(ctx, lease, station, committer)
         self.heart = Heart(ctx, lease, station, committer, self.describe)
         self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
@@ -42,10 +51,12 @@ class Crew:
         """Open the lease, however long the database takes, and begin. Raises Stopped."""
         lease_id = insist(lambda: self.lease.open(self.describe()), quit_, what="a lease")
         _log.info("lease opened", lease_id=str(lease_id))
+        self.events.start()
         self.committer.start()
         self.heart.start()
         self.watchdog.start()
         self.feeder.start()
+        Reaper(self._ctx, quit_).start()
         return lease_id
 
     def drain(self, drain_s: float, reason: str) -> None:
@@ -58,13 +69,28 @@ class Crew:
         self.watchdog.stop()
         written = self.committer.flush(LAST_WRITES_S)
         self.heart.stop()
-        left = len(self.lease.held)
+        left = self.lease.held.list_all()
         try:
             self.lease.end(reason)
         except Unavailable as error:
             _log.warning("the lease could not be ended; its time will run out", code=error.code)
+        self.events.give_back(left)
+        self.events.stop()
         self.station.close()
-        _log.info("drained", seconds=round(time.monotonic() - started, 2), released=left, all_written=written)
+        _log.info("drained", seconds=round(time.monotonic() - started, 2), released=len(left), all_written=written)
+
+    def list_jobs(self) -> list[dict[str, Any]]:
+        """What this process holds, for `celery inspect jobs`: what is worked on, and what is being stored."""
+        held = [(claim, self.station.find_stage(claim)) for claim in self.lease.held.list_all()]
+        shown = {claim.id: _show(claim, stage) for claim, stage in held}
+        shown |= {claim.id: _show(claim, "storing") for claim in self.committer.list_storing()}
+        return list(shown.values())
+
+    def cancel(self, ids: Collection[UUID]) -> list[UUID]:
+        """Cancel those of these jobs that this process holds, soon. Answers which."""
+        claims = [claim for claim in self.lease.held.list_all() if claim.kind != RENDER and claim.subject_id in ids]
+        self.heart.cancel_soon(claims)
+        return [claim.subject_id for claim in claims]
 
     def describe(self) -> dict[str, Any]:
         """What `celery inspect stats` and the list of workers show."""
@@ -85,4 +111,21 @@ class Crew:
             "released": counts.released,
             "fenced": counts.fenced,
             "dropped": counts.dropped,
+            "landed": counts.landed,
+            "messages": messages.as_dict(),
+            "announcements": self._ctx.announcer.counts(),
+            "task_events": self.events.counts(),
         }
+
+
+def _show(claim: Claim, stage: str) -> dict[str, Any]:
+    return {
+        "id": show_id(DOCUMENT if claim.kind == RENDER else JOB, claim.subject_id),
+        "kind": claim.kind,
+        "stage": stage,
+        "model": claim.model,
+        "class": claim.job_class.value,
+        "attempt": claim.attempt,
+        "age_s": round(claim.age_s(), 1),
+        "lease_id": str(claim.lease_id),
+    }

@@ -16,7 +16,8 @@ from workers.insist import Stopped
 from workers.watchdog import EXIT_MODEL, end_process_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from uuid import UUID
 
     from batchinfer.services.context import Context
 
@@ -51,6 +52,9 @@ class Duty(ABC, threading.Thread):
     def note(self, state: str) -> None:
         """Record where the worker is: ready, draining or stopped."""
 
+    def renew(self) -> None:
+        """The lease was taken for dead, and there is a new one."""
+
     def describe(self) -> dict[str, Any]:
         """For `celery inspect stats`, before the crew works too."""
         return {}
@@ -58,6 +62,7 @@ class Duty(ABC, threading.Thread):
     def run(self) -> None:
         try:
             self.crew = self.open()
+            self.crew.heart.on_reopened = self.renew
             self.crew.start(self.quit)
             self.note("ready")
             _log.info("ready", worker=self.worker)
@@ -81,10 +86,16 @@ class Duty(ABC, threading.Thread):
         if self.crew is not None:
             self.crew.feeder.wake()
 
-    def beat_soon(self) -> None:
-        """Somebody says that jobs were cancelled."""
-        if self.crew is not None:
-            self.crew.heart.beat_soon()
+    def list_jobs(self) -> list[dict[str, Any]]:
+        """For `celery inspect jobs`: nothing before the crew works."""
+        return self.crew.list_jobs() if self.crew else []
+
+    def cancel(self, ids: Collection[UUID]) -> list[UUID]:
+        """Somebody says that these jobs are or are to be cancelled. Answers which of them are held here."""
+        if self.crew is None:
+            return []
+        self.crew.heart.beat_soon()
+        return self.crew.cancel(ids)
 
     def stop(self) -> None:
         """Begin the orderly end. Safe from a signal handler, and to call twice."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.retries import ALONE_FROM, SUSPECT_GROUP
 from batchinfer.errors import Internal, Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import work
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
     from workers.lease import Lease
     from workers.station import Station
 
-#: Rows of one claim while there are suspects.
-SUSPECT_GROUP = 8
-#: Lost workers after which a row runs alone.
-ALONE_FROM = 2
-
 _log = get_logger(__name__)
 
 
@@ -40,8 +36,10 @@ class Feeder(threading.Thread):
 
     def __init__(self, ctx: Context, lease: Lease, station: Station, committer: Committer) -> None:
         super().__init__(name="feeder", daemon=True)
+        self._events = committer.events
         self.claims = self.rows = 0
         self._ctx, self._lease, self._station, self._committer = ctx, lease, station, committer
+        self._turns = work.make_turns(ctx)
         self._awake = threading.Event()
         self._quit = threading.Event()
         self._isolating = False
@@ -94,7 +92,12 @@ class Feeder(threading.Thread):
         if not limit:
             return poll_s
         claims = work.claim(
-            self._ctx, lease_id=lease_id, kinds=self._station.kinds, model=self._station.model, limit=limit
+            self._ctx,
+            lease_id=lease_id,
+            kinds=self._station.kinds,
+            model=self._station.model,
+            limit=limit,
+            turns=self._turns,
         )
         if not claims:
             self._isolating = False
@@ -102,9 +105,12 @@ class Feeder(threading.Thread):
         self.claims += 1
         self.rows += len(claims)
         fresh = self._lease.held.add(claims)
-        self._unloaded = self._part_suspects(fresh)
+        self._events.receive(fresh)
+        # Noted before the others are given back: that may fail, and what may start must not be forgotten then.
+        self._unloaded, others = self._part_suspects(fresh)
+        self._give_back(others)
         self._load()
-        return 0.0 if len(claims) == limit else poll_s
+        return 0.0 if len(claims) == limit or self._turns.cut_short else poll_s
 
     def _find_limit(self) -> int:
         """How many rows to claim: what fits, or a small group for an empty station while suspects are run
@@ -118,20 +124,19 @@ class Feeder(threading.Thread):
         not written yet is still held."""
         return not self._station.count_inside() and not self._committer.list_pending()
 
-    def _part_suspects(self, claims: Sequence[Claim]) -> list[Claim]:
-        """What may start now. The others are given back, and come again in the next claims."""
-        suspects = [claim for claim in claims if claim.crashes]
+    def _part_suspects(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """What may start now, and the others, to be given back: they come again in the next claims."""
+        suspects = [claim for claim in claims if claim.suspected]
         self._isolating = bool(suspects)
         if not suspects:
-            return list(claims)
+            return list(claims), []
         if not self._is_alone():
-            start = [claim for claim in claims if not claim.crashes]
+            start = [claim for claim in claims if not claim.suspected]
         else:
-            alone = [claim for claim in suspects if claim.crashes >= ALONE_FROM]
+            alone = [claim for claim in suspects if claim.suspected >= ALONE_FROM]
             start = alone[:1] or suspects[:SUSPECT_GROUP]
-            _log.info("rows of lost workers are run apart", rows=len(start), crashes=start[0].crashes)
-        self._give_back([claim for claim in claims if claim not in start])
-        return start
+            _log.info("rows of lost workers are run apart", rows=len(start), suspected=start[0].suspected)
+        return start, [claim for claim in claims if claim not in start]
 
     def _give_back(self, claims: Sequence[Claim]) -> None:
         """At once, so that the next claim meets them. Where that fails the heart finds them and gives them
@@ -140,6 +145,7 @@ class Feeder(threading.Thread):
             for claim in claims:
                 self._lease.held.pop(claim)
             work.release(self._ctx, claims[0].lease_id, claims)
+            self._events.give_back(claims)
 
     def _load(self) -> None:
         """Load what was claimed and hand it over. Raises Unavailable; then the claims stay for the next
@@ -151,6 +157,7 @@ class Feeder(threading.Thread):
             for claim in claims:
                 if claim.id not in loaded:  # its job is gone: the services have ended it
                     self._lease.held.pop(claim)
+            self._events.begin(piece.claim for piece in pieces)
             self._station.take(pieces)
         self._unloaded = []
 

@@ -3,6 +3,7 @@ lease."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from datetime import UTC, datetime
@@ -55,11 +56,20 @@ class Heart(threading.Thread):
         self._soon = threading.Event()
         #: Rows that nobody here knows, and when they were first met.
         self._strangers: dict[Key, float] = {}
+        self._to_cancel: queue.SimpleQueue[list[Claim]] = queue.SimpleQueue()
+        #: Called when a new lease stands in for one that was taken for dead.
+        self.on_reopened: Callable[[], None] = lambda: None
 
     def beat_soon(self) -> None:
         """Beat now instead of later: somebody said that jobs were cancelled; the answer tells whether that
         is so."""
         self._soon.set()
+
+    def cancel_soon(self, claims: list[Claim]) -> None:
+        """An operator wants these cancelled: in the database first, and here by the beat that follows."""
+        if claims:
+            self._to_cancel.put(claims)
+            self._soon.set()
 
     def stop(self) -> None:
         """End, and wait for a beat under way."""
@@ -76,6 +86,7 @@ class Heart(threading.Thread):
                 return
             pause_s = self._ctx.settings.heartbeat_s
             try:
+                self._cancel_wanted()
                 self.beat()
                 failures = 0
             except Unavailable as error:
@@ -104,7 +115,16 @@ class Heart(threading.Thread):
         if gone:
             _log.info("work stopped: its rows are gone", job_ids=[str(claim.subject_id) for claim in gone[:10]])
             self._station.cancel(gone)
+            self._committer.events.revoke(gone)
         self._give_back_strangers(lease_id, answer)
+
+    def _cancel_wanted(self) -> None:
+        """Raises Unavailable; then whoever wanted it has to ask again."""
+        while not self._to_cancel.empty():
+            claims = self._to_cancel.get()
+            number = work.cancel_claims(self._ctx, claims, actor="celery control cancel_job")
+            if number:  # else whoever sent the command had cancelled them before
+                _log.info("jobs cancelled by a control command", jobs=number)
 
     def _give_back_strangers(self, lease_id: UUID, answer: work.Beat) -> None:
         known = {(claim.id, claim.attempt) for claim in self._lease.held.list_all()} | self._committer.list_pending()
@@ -132,6 +152,7 @@ class Heart(threading.Thread):
     def _open_again(self) -> None:
         lease_id = insist(lambda: self._lease.open(self._describe()), self._quit, what="a new lease")
         _log.info("lease opened", lease_id=str(lease_id))
+        self.on_reopened()
 
 
 def _stand_in(lease_id: UUID, key: Key) -> Claim:

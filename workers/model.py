@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import resource
 from dataclasses import fields
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from celery.bin.base import JSON_OBJECT
 
 from batchinfer.bus.app import INFER_TASK, queue_for
+from batchinfer.bus.tokens import TokenSender
 from batchinfer.domain.jobs import JobClass
 from batchinfer.errors import Failure, Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import models, work
 from batchinfer.services.context import Context, open_context
+from batchinfer.services.crumbs import Crumbs
 from batchinfer.settings import load_settings
 from workers.answering import Answering
-from workers.application import make_application, option
-from workers.bootstep import DutyStep, wake_current
+from workers.application import offer_app, option
+from workers.bootstep import DutyStep, make_worker
 from workers.committer import Committer
 from workers.crew import Crew
 from workers.duty import Duty, StartFailed
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from celery import Celery
     from kombu import Queue
 
 
-#: Feeder, committer, heart, and one to spare.
-CONNECTIONS = 4
+#: Feeder, committer, heart, reaper, and one to spare.
+CONNECTIONS = 5
 DEFAULT_SLOTS = 8
+#: Rows that an engine may be at, prepared or running, for each slot.
+CRUMB_PLACES = 4
 
 _log = get_logger(__name__)
 
@@ -91,6 +93,14 @@ class ModelDuty(Duty):
         except Unavailable as error:
             _log.warning("the replica's state was not written", state=state, code=error.code)
 
+    def renew(self) -> None:
+        """The old lease's end has ended the replica's row: the same model goes on as a new one."""
+        self._replica_id = None
+        try:
+            self._record("ready")
+        except Unavailable as error:
+            _log.warning("the replica's state was not written", state="ready", code=error.code)
+
     def describe(self) -> dict[str, Any]:
         return {"model": self._plan.model, "revision": self._revision, "state": self._state}
 
@@ -111,6 +121,8 @@ class ModelDuty(Duty):
             model=self._plan.model,
             revision=self._revision,
             slots=self._plan.slots,
+            crumbs=Crumbs(self.ctx.settings.crumbs_dir, CRUMB_PLACES * self._plan.slots + 16),
+            tokens=TokenSender(self.ctx.redis),
         )
         crew = Crew(self.ctx, lease, committer, station)
         station.on_room = crew.feeder.wake
@@ -167,16 +179,5 @@ OPTIONS = (
 )
 
 
-@cache
-def _make_app() -> Celery:
-    app = make_application("model", OPTIONS)
-    app.steps["worker"].add(ModelStep)
-    app.task(wake_current, name=INFER_TASK, ignore_result=True, typing=False)
-    return app
-
-
-def __getattr__(name: str) -> Any:
-    """`app`, made when Celery asks for it: importing this module needs no settings."""
-    if name == "app":
-        return _make_app()
-    raise AttributeError(name)
+#: `app`, made when Celery asks for it.
+__getattr__ = offer_app(lambda: make_worker("model", OPTIONS, ModelStep, INFER_TASK))

@@ -1,11 +1,13 @@
 """A job's pictures, as sent, become what a model sees: checked, turned upright, scaled, in RGB. All in the
-sandbox."""
+sandbox. A document that stands for its pages in one prompt becomes a picture a page."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.errors import BadImage, BatchinferError, Failure
+from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
+from batchinfer.media.sniff import DOCUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,29 +33,82 @@ def normalise_images(
     Raises BadImage or Failure that says which picture, and Unavailable where another try may pass.
     """
     images: list[dict[str, Any]] = []
-    for number, (image, path) in enumerate(zip(piece.prompt["images"], piece.paths, strict=True), start=1):
+    sent = list(zip(piece.prompt["images"], piece.paths, strict=True))
+    expands = any(image.get("media_type") in DOCUMENTS for image, _ in sent)
+    desk = _Desk(piece, blobs, sandbox, settings, scratch)
+    for index, (image, path) in enumerate(sent):
         if not wanted():
             return None
         if image.get("normal"):
             images.append(image)
             continue
-        target = scratch / f"{piece.claim.id}-{number}"
         try:
-            normal = sandbox.run(
-                "normalise",
-                source=str(path),
-                target=str(target),
-                max_pixels=settings.max_image_pixels,
-                max_side=settings.max_side,
-                max_frames=settings.max_frames,
+            if image.get("media_type") in DOCUMENTS:
+                room = settings.max_images - len(images) - (len(sent) - index - 1)
+                found = desk.render_pages(image, path, index, max_pages=max(room, 0), wanted=wanted)
+            else:
+                found = [desk.normalise(image, path, index)]
+        except (BadImage, BadDocument, Failure) as error:
+            raise _name_picture(error, image, index + 1) from None
+        images += [{**picture, "upload": index} for picture in found] if expands else found
+    return images if wanted() else None
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where the pictures of one job are made."""
+
+    piece: Work
+    blobs: BlobStore
+    sandbox: SandboxPool
+    settings: Settings
+    scratch: Path
+
+    def normalise(self, image: Mapping[str, Any], path: Path, index: int) -> dict[str, Any]:
+        """A picture as a model sees it."""
+        settings = self.settings
+        return self._make(
+            image, f"{index + 1}", "normalise", source=str(path), max_pixels=settings.max_image_pixels,
+            max_side=settings.max_side, max_frames=settings.max_frames,
+        )  # fmt: skip
+
+    def render_pages(
+        self, image: Mapping[str, Any], path: Path, index: int, *, max_pages: int, wanted: Callable[[], bool]
+    ) -> list[dict[str, Any]]:
+        """The pages of a document as pictures of one prompt, as far as somebody wants them."""
+        settings = self.settings
+        if max_pages < 1 or not path.is_file():
+            raise _no_room(settings.max_images) if path.is_file() else _gone()
+        total = int(self.sandbox.run("open_document", source=str(path), max_pages=max_pages)["pages"])
+        return [
+            self._make(
+                {**image, "page": page}, f"{index + 1}-{page}", "render_page", source=str(path), page=page,
+                dpi=settings.render_dpi, max_side=settings.max_side, max_pixels=settings.max_image_pixels,
             )
-            sha256 = blobs.put_file(piece.claim.tenant_id, target)
-        except (BadImage, Failure) as error:
-            raise _name_picture(error, image, number) from None
+            for page in range(1, total + 1) if wanted()
+        ]  # fmt: skip
+
+    def _make(self, image: Mapping[str, Any], name: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        """`image` with `normal`: the picture that the sandbox made, in the blob store."""
+        target = self.scratch / f"{self.piece.claim.id}-{name}"
+        try:
+            normal = self.sandbox.run(operation, target=str(target), **arguments)
+            sha256 = self.blobs.put_file(self.piece.claim.tenant_id, target)
         finally:
             target.unlink(missing_ok=True)
-        images.append({**image, "normal": {"sha256": sha256, **_keep(normal)}})
-    return images
+        return {**image, "normal": {"sha256": sha256, **_keep(normal)}}
+
+
+def _no_room(max_images: int) -> BadDocument:
+    return BadDocument(
+        f"The pages of the document and the other files are more than the {max_images} pictures that a request may "
+        "bring. Send it alone, or fewer pages.",
+        code="too_many_pages",
+    )
+
+
+def _gone() -> Failure:
+    return Failure("The document is no longer in the store. Send the request again with the file.", code="blob_missing")
 
 
 def _keep(normal: Mapping[str, Any]) -> dict[str, Any]:

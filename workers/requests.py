@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.jobs import Usage
+from batchinfer.domain.messages import expand_places
+from batchinfer.domain.retries import RetryClass, classify_failure
 from batchinfer.errors import BadRequest, Failure
 from batchinfer.store.claims import Claim, Ending, Outcome
 from workers.engine.protocol import Done, EngineFailure, Image, Refused, Request, Sampling
@@ -26,7 +29,7 @@ def build_request(piece: Work) -> Request:
         )
         request = Request(
             id=str(claim.id),
-            messages=tuple(prompt["messages"]),
+            messages=tuple(expand_places(prompt["messages"], prompt["images"])),
             images=images,
             sampling=Sampling(**prompt["sampling"]),
             max_tokens=prompt["max_tokens"],
@@ -78,6 +81,25 @@ def read_outcome(claim: Claim, done: Done, *, revision: str, engine: str) -> Out
     )
 
 
+def find_wrong_output(claim: Claim, request: Request, done: Done) -> Ending | None:
+    """The end of a try whose whole answer is no JSON where JSON was asked for; None where nothing is wrong.
+
+    Engines that constrain their answers never come here; one that was cut, at max_tokens or by a stop, is as wanted.
+    """
+    wanted = (request.response_format or {}).get("type")
+    if done.finish != "stop" or request.stop or wanted not in ("json_object", "json_schema"):
+        return None
+    try:
+        json.loads(done.text)
+    except (ValueError, RecursionError):
+        error = Failure(
+            "The model's answer is not the JSON that response_format asks for. Try another prompt or model.",
+            code="invalid_output",
+        )
+        return Ending(claim.id, claim.attempt, error.as_dict(), RetryClass.MODEL_OUTPUT, timings=dict(done.timings))
+    return None
+
+
 def read_failure(claim: Claim, done: Done) -> Ending:
     """An end with an error, as it is stored."""
     failure = done.error or EngineFailure("engine_failed", "The engine ended the job without a reason.", transient=True)
@@ -85,7 +107,7 @@ def read_failure(claim: Claim, done: Done) -> Ending:
         id=claim.id,
         attempt=claim.attempt,
         error=Failure(failure.message, code=failure.code).as_dict(),
-        transient=failure.transient,
+        retry=classify_failure(failure.code, transient=failure.transient),
         timings=dict(done.timings),
     )
 

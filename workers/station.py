@@ -29,6 +29,9 @@ class Station(Protocol):
     def take(self, pieces: Sequence[Work]) -> None:
         """Start each piece. What is wrong with one is its own end, and never raised."""
 
+    def find_stage(self, claim: Claim) -> str:
+        """What is being done with a piece that was claimed: preparing, waiting, prefill or decoding."""
+
     def cancel(self, claims: Sequence[Claim]) -> None:
         """Stop working on these, soon; their results are no longer wanted."""
 

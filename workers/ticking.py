@@ -1,4 +1,5 @@
-"""The tick, whoever does it: beat as its only duty, a CPU worker where nobody else did for a while."""
+"""What anybody may do for all: every worker looks for leases that fell silent; beat ticks as its only duty, and a CPU
+worker where nobody else did for a while."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import upkeep
+from batchinfer.services import upkeep, work
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
@@ -57,3 +58,25 @@ class StandIn(threading.Thread):
                 continue
             if tick(self._ctx):
                 self.ticks += 1
+
+
+class Reaper(threading.Thread):
+    """Gives back what silent workers hold. One of all the workers does it at a time; the others pass over it."""
+
+    def __init__(self, ctx: Context, quit_: threading.Event) -> None:
+        super().__init__(name="reaper", daemon=True)
+        self.reaped = 0
+        self._ctx, self._quit = ctx, quit_
+
+    def run(self) -> None:
+        while not self._quit.wait(self._ctx.settings.reap_s):
+            try:
+                number = work.reap(self._ctx)
+            except Unavailable:
+                continue
+            except Exception:
+                _log.exception("looking for silent leases failed")
+                continue
+            if number:
+                self.reaped += number
+                _log.info("silent workers' work was given back", leases=number)

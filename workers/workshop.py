@@ -1,5 +1,5 @@
-"""The station of a CPU worker: it prepares pictures and renders documents, each piece on a thread, in the
-sandbox."""
+"""The station of a CPU worker: it prepares pictures, renders documents, and reads and writes batches. Each piece runs
+on a thread; what opens users' pictures and documents, in the sandbox."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.errors import BadRequest, BatchinferError, Failure, Internal
+from batchinfer.domain.retries import RetryClass, classify_error
+from batchinfer.errors import BatchinferError, Internal
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import work
+from batchinfer.services import exporting, outbox, reading, work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
@@ -22,6 +23,7 @@ from workers.rendering import render_document
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from uuid import UUID
 
     from batchinfer.services.context import Context
     from batchinfer.services.work import PagePicture, Work
@@ -33,7 +35,7 @@ _log = get_logger(__name__)
 class Workshop:
     """Implements Station with `processes` pieces at once, and as many limited child processes."""
 
-    kinds: tuple[str, ...] = (work.PREPARE, work.RENDER)
+    kinds: tuple[str, ...] = (work.PREPARE, work.RENDER, work.DELIVER, work.READ, work.EXPORT)
     model: str | None = None
 
     def __init__(self, ctx: Context, lease: Lease, committer: Committer, *, processes: int, scratch: Path) -> None:
@@ -47,6 +49,8 @@ class Workshop:
         self._changed = threading.Condition()
         self._inside = 0
         self._ended = 0
+        #: Rows that a thread works on; others wait for one.
+        self._running: set[UUID] = set()
         self._quit = threading.Event()
 
     def count_inside(self) -> int:
@@ -62,6 +66,11 @@ class Workshop:
             with self._changed:
                 self._inside += 1
             self._threads.submit(self._run, piece)
+
+    def find_stage(self, claim: Claim) -> str:
+        """Preparing, which rendering counts as, or waiting for a process."""
+        with self._changed:
+            return "preparing" if claim.id in self._running else "waiting"
 
     def cancel(self, claims: Sequence[Claim]) -> None:
         """Nothing to do: each piece looks between two steps whether it is still held."""
@@ -87,25 +96,51 @@ class Workshop:
 
     def _run(self, piece: Work) -> None:
         claim = piece.claim
+        with self._changed:
+            self._running.add(claim.id)
         try:
             if self._wanted(claim):
-                (self._render if claim.kind == work.RENDER else self._prepare)(piece)
+                self._find_step(claim)(piece)
         except Stopped:
             pass
-        except (BadRequest, Failure) as error:
-            self._fail(claim, error, transient=False)
-        except BatchinferError as error:  # a part was not there: no process, no space
-            self._fail(claim, error, transient=True)
+        except BatchinferError as error:
+            _log.warning("work failed", kind=claim.kind, subject_id=str(claim.subject_id), code=error.code)
+            self._fail(claim, error)
         except Exception:
             _log.exception("work failed", kind=claim.kind, subject_id=str(claim.subject_id))
             fault = Internal("The file could not be worked on. The log of the worker says why.")
-            self._fail(claim, fault, transient=True)
+            self._fail(claim, fault)
         finally:
             with self._changed:
+                self._running.discard(claim.id)
                 self._inside -= 1
                 self._ended += 1
                 self._changed.notify_all()
             self.on_room()
+
+    def _find_step(self, claim: Claim) -> Callable[[Work], None]:
+        steps = {
+            work.RENDER: self._render, work.DELIVER: self._deliver, work.READ: self._read, work.EXPORT: self._export
+        }  # fmt: skip
+        return steps.get(claim.kind, self._prepare)
+
+    def _read(self, piece: Work) -> None:
+        claim = piece.claim
+        if reading.read_batch(self._ctx, claim, self._insist, partial(self._wanted, claim)):
+            self._lease.held.pop(claim)
+
+    def _export(self, piece: Work) -> None:
+        claim = piece.claim
+        if exporting.export_batch(self._ctx, claim, self._scratch, self._insist, partial(self._wanted, claim)):
+            self._lease.held.pop(claim)
+
+    def _deliver(self, piece: Work) -> None:
+        """Hand over, then say so: should this process end in between, it is handed over again."""
+        claim = piece.claim
+        if piece.delivery is not None:
+            outbox.deliver(self._ctx, piece.delivery)
+            self._insist(lambda: outbox.finish_delivery(self._ctx, claim.lease_id, claim))
+            self._lease.held.pop(claim)
 
     def _prepare(self, piece: Work) -> None:
         claim = piece.claim
@@ -146,9 +181,12 @@ class Workshop:
         """Until the database answers, or this process ends. The fence makes each of these safe to repeat."""
         return insist(action, self._quit, what="the end of a piece of work")
 
-    def _fail(self, claim: Claim, error: BatchinferError, *, transient: bool) -> None:
+    def _fail(self, claim: Claim, error: BatchinferError) -> None:
         if self._quit.is_set():
             return  # its child process was killed because we stop; the lease gives it back
         if self._lease.held.pop(claim):
-            ending = Ending(claim.id, claim.attempt, error.as_dict(), transient=transient)
+            retry = classify_error(error)
+            if claim.kind == work.DELIVER and retry is not RetryClass.PERMANENT:
+                retry = RetryClass.DELIVERY
+            ending = Ending(claim.id, claim.attempt, error.as_dict(), retry)
             self._committer.put(Finished(claim, ending=ending))

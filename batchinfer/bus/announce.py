@@ -55,6 +55,10 @@ class Announcer:
         """Announce work to the CPU workers. False where some were not sent."""
         return self._send(PREPARE_TASK, CPU_QUEUE, ids)
 
+    def counts(self) -> dict[str, int]:
+        """Since the start of this process: messages sent, announcements spared and failed."""
+        return {"sent": self.sent, "spared": self.spared, "failed": self.failures}
+
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
         self.celery.close()
@@ -73,7 +77,8 @@ class Announcer:
         except (RedisError, KombuError, OSError) as error:
             self._note(error)
             return False
-        self.breaker.succeed()
+        if self.breaker.succeed():
+            log.info("announcements go out again; %d did not", self.failures)
         left_out = len(parts) - max(room, 0)
         self.spared += max(left_out, 0)
         return left_out <= 0

@@ -28,10 +28,12 @@ class Breaker:
                 self._closed_at = now + self.pause_s
             return True
 
-    def succeed(self) -> None:
-        """It worked: everybody may try."""
+    def succeed(self) -> bool:
+        """It worked: everybody may try. Answers whether this closed the fuse: a moment worth a line in the log."""
         with self._lock:
+            closed = bool(self._closed_at)
             self._closed_at = 0.0
+            return closed
 
     def fail(self) -> bool:
         """It did not. Answers whether this opened the fuse: a moment worth a line in the log."""

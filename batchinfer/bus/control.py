@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from redis import Redis
 
 log = logging.getLogger(__name__)
-#: Control commands that workers register, with their arguments.
+#: Commands that workers register for `celery control`, and the one for `celery inspect`.
 CANCEL_JOB, DRAIN = "cancel_job", "drain"
+JOBS = "jobs"
 
 
 class Control:

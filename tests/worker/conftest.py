@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +21,8 @@ from batchinfer.domain.jobs import TERMINAL, Job, JobState
 from batchinfer.domain.prompts import Limits, parse_job
 from batchinfer.services import jobs, models
 from batchinfer.services.context import Caller, Context, open_context
+from batchinfer.services.crumbs import Crumbs
+from bench.chaos.proxy import Proxy
 from workers.answering import Answering
 from workers.committer import Committer
 from workers.crew import Crew
@@ -143,7 +143,8 @@ def make_rig(settings: Settings, work: Jobs) -> Iterator[Callable[..., Rig]]:
         engine = FakeEngine(model=MODEL, slots=slots, **options)
         lease = Lease(ctx, role="model", worker=worker, model=MODEL, device="cpu", slots=slots)
         committer = Committer(ctx, lease)
-        station = Answering(engine, lease.held, committer, model=MODEL, revision="r1", slots=slots)
+        crumbs = Crumbs(ctx.settings.crumbs_dir, 4 * slots + 16)
+        station = Answering(engine, lease.held, committer, model=MODEL, revision="r1", slots=slots, crumbs=crumbs)
         crew = Crew(ctx, lease, committer, station)
         station.on_room = crew.feeder.wake
         rigs.append(Rig(ctx, engine, crew))
@@ -232,76 +233,6 @@ def launcher(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest)
         sys.stdout.write(f"--- {process.log.name}\n{process.read_log()}\n")
 
 
-class Proxy:
-    """Stands between a crew and Postgres: refuses, cuts, or cuts once right after a COMMIT was passed on."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self.refusing = False
-        #: A connection that sends this text loses its answer to the next COMMIT; once.
-        self.cut_commit_after: bytes | None = None
-        self.commits_cut = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    def cut(self) -> None:
-        """Break every connection, and refuse new ones until `mend`."""
-        self.refusing = True
-        with self._lock:
-            for end in self._open:
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-
-    def mend(self) -> None:
-        self.refusing = False
-
-    def close(self) -> None:
-        self.cut()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self.refusing:
-                client.close()
-                continue
-            server = socket.create_connection(self._target)
-            with self._lock:
-                self._open |= {client, server}
-            threading.Thread(target=self._send, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._send, args=(server, client, False), daemon=True).start()
-
-    def _send(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
-        marked = False
-        with suppress(OSError):
-            while data := source.recv(65536):
-                if from_client and self.cut_commit_after:
-                    marked = marked or self.cut_commit_after in data
-                    if marked and b"COMMIT" in data:
-                        self.cut_commit_after = None
-                        self.commits_cut += 1
-                        source.shutdown(socket.SHUT_RDWR)
-                        target.sendall(data)
-                        time.sleep(0.3)  # the server commits before it learns that nobody listens
-                        break
-                target.sendall(data)
-        for end in (source, target):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            with self._lock:
-                self._open.discard(end)
-            end.close()
-
-
 @pytest.fixture
 def make_proxy() -> Iterator[Callable[[SecretStr | None], tuple[Proxy, SecretStr]]]:
     """A proxy in front of a server, and the server's address by way of it."""
@@ -312,7 +243,7 @@ def make_proxy() -> Iterator[Callable[[SecretStr | None], tuple[Proxy, SecretStr
         parts = urlsplit(address.get_secret_value())
         assert parts.hostname
         assert parts.port
-        made.append(Proxy(parts.hostname, parts.port))
+        made.append(Proxy((parts.hostname, parts.port)))
         user, at, _ = parts.netloc.rpartition("@")
         return made[-1], SecretStr(urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{made[-1].port}")))
 

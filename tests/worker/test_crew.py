@@ -10,6 +10,7 @@ from batchinfer.domain.jobs import JobState, Usage
 from batchinfer.services import jobs, models, upkeep
 from batchinfer.services import work as verbs
 from batchinfer.store.claims import INFER, Outcome
+from bench.chaos.proxy import Loss
 from workers.committer import Finished
 from workers.engine.protocol import Request
 
@@ -199,12 +200,12 @@ def test_a_crew_waits_for_the_database(make_rig, work, database_proxy) -> None:
 def test_an_unknown_commit_is_resolved(make_rig, work, database_proxy) -> None:
     proxy, proxied = database_proxy
     rig = start(make_rig(database_url=proxied))
-    proxy.cut_commit_after = b"INSERT INTO results"
+    proxy.lose_commits([Loss.AFTER], b"INSERT INTO results")
     (job,) = work.wait(work.submit("once and no more"))
-    assert proxy.commits_cut == 1
+    assert proxy.lost[Loss.AFTER] == 1
     rig.crew.committer.flush(10)
     counts = rig.crew.committer.counts
-    assert (job.state, counts.completed, counts.fenced) == (JobState.SUCCEEDED, 1, 0)
+    assert (job.state, counts.completed, counts.fenced, counts.landed) == (JobState.SUCCEEDED, 1, 0, 1)
     assert work.outcomes(job.id) == ["succeeded"]
 
 

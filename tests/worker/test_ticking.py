@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 
 from batchinfer.services import upkeep
-from workers.ticking import StandIn
+from batchinfer.services import work as services
+from workers.ticking import Reaper, StandIn
+
+MODEL = "fake-model"
 
 
 def test_a_cpu_worker_ticks_where_nobody_does(context, until) -> None:
@@ -27,3 +30,20 @@ def test_it_leaves_a_living_beat_alone(context, until) -> None:
     quit_.set()
     stand_in.join(10)
     assert stand_in.ticks == 0
+
+
+def test_any_worker_gives_back_what_a_silent_one_holds(settings, context, work, until) -> None:
+    """No beat and no CPU worker: a model worker alone finds the dead lease."""
+    lease_id = services.open_lease(context, role="model", worker="gone@there", host="there", pid=1, slots=1)
+    job_id = work.submit("held")
+    assert [
+        claim.id for claim in services.claim(context, lease_id=lease_id, kinds=["infer"], model=MODEL, limit=1)
+    ] == [job_id]
+    quit_ = threading.Event()
+    reaper = Reaper(context, quit_)
+    reaper.start()
+    until(lambda: reaper.reaped == 1, "the silent lease is ended")
+    quit_.set()
+    reaper.join(10)
+    assert work.get(job_id).state == "queued"
+    assert work.outcomes(job_id) == ["lost"]

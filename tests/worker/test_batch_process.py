@@ -1,0 +1,114 @@
+"""A batch through real processes, and through OpenAI's own client where it is installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from werkzeug.serving import make_server
+
+from batchinfer.domain.batches import TERMINAL, BatchState, parse_batch
+from batchinfer.domain.ids import FILE, show_id
+from batchinfer.domain.userfiles import FileRequest
+from batchinfer.services import batches, upkeep, userfiles
+from batchinfer.web import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from batchinfer.domain.batches import Batch
+
+MODEL = "fake-model"
+CHAT = "/v1/chat/completions"
+
+
+def write_lines(number: int) -> bytes:
+    lines = [
+        {
+            "custom_id": f"n{index}",
+            "method": "POST",
+            "url": CHAT,
+            "body": {"model": MODEL, "messages": [{"role": "user", "content": f"line {index}"}], "max_tokens": 8},
+        }
+        for index in range(number)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def create(work: Any, number: int) -> Batch:
+    request = FileRequest("in.jsonl", "batch", None)
+    file, _ = userfiles.upload_file(work.ctx, work.caller, request, io.BytesIO(write_lines(number)))
+    body = {"input_file_id": show_id(FILE, file.id), "endpoint": CHAT, "completion_window": "1h"}
+    return batches.create_batch(work.ctx, work.caller, parse_batch(body))[0]
+
+
+def read_output(work: Any, file_id: UUID | None) -> list[dict[str, Any]]:
+    assert file_id is not None
+    _, pieces = userfiles.open_file(work.ctx, work.caller, file_id)
+    return [json.loads(row) for row in b"".join(pieces).splitlines()]
+
+
+@pytest.mark.long
+def test_a_worker_lost_while_it_reads_costs_no_line_and_doubles_none(work, launcher, until) -> None:
+    number = 6000
+    batch = create(work, number)
+
+    def look() -> Batch:
+        return batches.get_batch(work.ctx, work.caller, batch.id)
+
+    def count_jobs() -> int:
+        with work.ctx.db.transaction() as tx:
+            return int(tx.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one())
+
+    first = launcher.start_cpu()
+    until(lambda: count_jobs() > 0, "the first lines are jobs")
+    first.kill()
+    made = count_jobs()
+    assert made < number, "the kill came too late to prove anything"
+    until(lambda: upkeep.tick(work.ctx).leases_ended, "its lease is reaped")
+    launcher.start_cpu(name="cpu-1")
+    until(lambda: count_jobs() == number, "the rest is read")
+    launcher.start_model(slots=64)
+    ended = until(lambda: look() if look().status in TERMINAL else None, "the batch ends", 90.0)
+    assert (ended.status, ended.counts.completed, ended.counts.total) == (BatchState.COMPLETED, number, number)
+    rows = read_output(work, ended.output_file_id)
+    assert [row["custom_id"] for row in rows] == [f"n{index}" for index in range(number)]
+
+
+@pytest.fixture
+def address(work) -> Iterator[str]:
+    """The application on a socket of this machine."""
+    server = make_server("127.0.0.1", 0, create_app(context=work.ctx), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_the_openai_package_runs_a_batch(work, launcher, until, address, api_key) -> None:
+    openai = pytest.importorskip("openai")
+    launcher.start_cpu()
+    launcher.start_model()
+    with openai.OpenAI(base_url=address, api_key=api_key) as client:
+        file = client.files.create(file=("in.jsonl", write_lines(3)), purpose="batch")
+        assert client.files.retrieve(file.id).status == "processed"
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"a": "b"}
+        )
+        assert batch.request_counts.total == 0
+        ended = ("completed", "failed", "expired", "cancelled")
+        until(lambda: client.batches.retrieve(batch.id).status in ended, "the batch ends")
+        done = client.batches.retrieve(batch.id)
+        assert (done.status, done.request_counts.completed, done.metadata) == ("completed", 3, {"a": "b"})
+        rows = [json.loads(row) for row in client.files.content(done.output_file_id).text.splitlines()]
+        assert [row["custom_id"] for row in rows] == ["n0", "n1", "n2"]
+        assert [found.id for found in client.batches.list(limit=1)] == [batch.id]
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.BadRequestError):
+            client.batches.cancel(batch.id)
