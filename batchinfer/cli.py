@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import click
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from batchinfer import __version__
-from batchinfer.errors import BatchinferError, SettingsError
+from batchinfer.errors import BatchinferError, SettingsError, Unavailable
 from batchinfer.settings import PREFIX, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from batchinfer.services.context import Caller, Context
+    from batchinfer.services.scheduling import ShownPause
 
 
 #: Exit statuses: done, could not be done, was asked wrongly.
@@ -167,6 +168,77 @@ def add_model(home: Path | None, model: str | None) -> None:
     _say(f"{folder.name} is known, revision {folder.revision}.")
 
 
+@models.command("verify")
+@HOME
+@click.argument("model", metavar="NAME|DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON object and nothing else.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--try", "attempt", default="", metavar="FEATURE,...", help="Test what is off by default as well.")
+def verify_model(home: Path | None, model: str, as_json: bool, device: str, dtype: str, attempt: str) -> None:
+    """Load a model and tell which optimisations answer as `generate` does; ends with 1 where no engine serves it."""
+    folder = _find_folder(home, model)
+    command = [sys.executable, "-m", "workers.engine.verify", str(folder), "--device", device, "--dtype", dtype]
+    command += ["--try", attempt]
+    os.execv(sys.executable, [*command, *(["--json"] if as_json else [])])  # noqa: S606 - no shell is wanted
+
+
+@cli.group()
+def queue() -> None:
+    """What waits: pause it, resume it, look at it."""
+
+
+_TENANT = click.option("--tenant", help="A tenant's name; all tenants if left out.")
+_MODEL = click.option("--model", help="A model's name; all models if left out.")
+
+
+@queue.command("show")
+@HOME
+def show_queue(home: Path | None) -> None:
+    """What waits and runs of the first tenant, every pause, and the limits."""
+    from batchinfer.services import quotas, scheduling
+
+    with _context(home) as ctx:
+        state, quota = scheduling.read_queue(ctx, _operator()), quotas.read_quota(ctx, _operator())
+    for row in state.waiting:
+        waits = f"{row.waiting:>9,} waiting {row.running:>7,} running"
+        out.print(escape(f"{row.kind:<8} {row.job_class:<12} {waits}  {row.model}"))
+    out.print(f"{quota.jobs:,} of at most {quota.max_jobs:,}; all tenants {quota.backlog:,} of {quota.max_backlog:,}")
+    _show_pauses(state.pauses)
+
+
+@queue.command("pause")
+@HOME
+@_TENANT
+@_MODEL
+def pause_queue(home: Path | None, tenant: str | None, model: str | None) -> None:
+    """Begin nothing more of a tenant, a model, both or all; what runs ends as it would."""
+    from batchinfer.services import scheduling
+
+    with _context(home) as ctx:
+        _show_pauses(scheduling.pause(ctx, _operator(), tenant=tenant, model=model))
+
+
+@queue.command("resume")
+@HOME
+@_TENANT
+@_MODEL
+def resume_queue(home: Path | None, tenant: str | None, model: str | None) -> None:
+    """End the pause of exactly this tenant, model, both or all."""
+    from batchinfer.services import scheduling
+
+    with _context(home) as ctx:
+        _show_pauses(scheduling.resume(ctx, _operator(), tenant=tenant, model=model))
+
+
+def _show_pauses(pauses: Iterable[ShownPause]) -> None:
+    for pause in pauses:
+        who, what = pause.tenant or "every tenant", pause.model or "every model"
+        _say(f"paused: {who}, {what}, since {pause.created_at.isoformat(timespec='seconds')} by {pause.actor}")
+    if not pauses:
+        _say("Nothing is paused.")
+
+
 @cli.group()
 def jobs() -> None:
     """Jobs."""
@@ -175,13 +247,18 @@ def jobs() -> None:
 @jobs.command("list")
 @HOME
 @click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
-def list_jobs(home: Path | None, limit: int) -> None:
+@click.option("--state", help="Only those in this state, quarantined for example.")
+def list_jobs(home: Path | None, limit: int, state: str | None) -> None:
     """The newest jobs."""
     from batchinfer.domain.ids import JOB, show_id
+    from batchinfer.domain.jobs import JobState
     from batchinfer.services import jobs as service
 
+    if state is not None and state not in list(JobState):
+        raise click.BadParameter(f"one of {', '.join(JobState)}", param_hint="--state")
+    wanted = JobState(state) if state is not None else None
     with _context(home) as ctx:
-        for job in service.list_jobs(ctx, _operator(), limit=limit).data:
+        for job in service.list_jobs(ctx, _operator(), state=wanted, limit=limit).data:
             created = job.created_at.isoformat(timespec="seconds")
             out.print(f"{show_id(JOB, job.id)}  {job.state:<11}  {created}  {escape(job.model)}")
 
@@ -202,6 +279,36 @@ def show_job(home: Path | None, job_id: str) -> None:
         out.print(escape(f"{name:<9} {value}"))
     if job.result:
         out.print(escape(str(job.result["text"])))
+
+
+@jobs.command("release")
+@HOME
+@click.argument("job_id")
+def release_job(home: Path | None, job_id: str) -> None:
+    """Let a quarantined job run once more, alone; `jobs list --state quarantined` shows them."""
+    from batchinfer.domain.ids import JOB, parse_id
+    from batchinfer.services import jobs as service
+
+    with _context(home) as ctx:
+        job = service.release_job(ctx, _operator(), parse_id(JOB, job_id))
+    _say(f"Released: it is {job.state} again.")
+
+
+def _find_folder(home: Path | None, model: str) -> Path:
+    """A model's folder: on disk as `up` finds it, or where the running service knows it. Raises StartError."""
+    from batchinfer.errors import StartError
+    from batchinfer.services.models import find_model as find_known
+    from batchinfer.stack.models import find_model
+
+    try:
+        folder = find_model(model, _load(home).home, fake=False).path
+    except StartError:
+        with suppress(StartError, Unavailable), _context(home) as ctx:
+            known = find_known(ctx, model)
+            if known is not None and (Path(known.path) / "config.json").is_file():
+                return Path(known.path)
+        raise
+    return cast("Path", folder)
 
 
 def _operator() -> Caller:

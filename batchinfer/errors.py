@@ -16,6 +16,7 @@
     ├── Busy                  429  a limit is reached (retry helps)
     ├── Internal              500  our fault; the request id finds it in the log
     ├── Unavailable           503  a part that is needed is not there (retry helps)
+    ├── Overrun               504  who waited for an answer waited long enough; the job goes on
     ├── Failure               -    how a job ended: stored with the job, never raised at a client
     ├── SettingsError         -    a setting that stops the start
     └── StartError            -    a process that cannot start
@@ -36,6 +37,8 @@ class BatchinferError(Exception):
     kind: ClassVar[str] = "server_error"
     default_code: ClassVar[str] = "internal_error"
     retry_helps: ClassVar[bool] = False
+    #: The job that the answer to a waiting client is about, as users see its id.
+    job_id: str | None = None
 
     def __init__(
         self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
@@ -47,8 +50,10 @@ class BatchinferError(Exception):
         self.retry_after_s = min(retry_after_s, 120) if retry_after_s is not None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The `error` member of a response and the `error` column of a job: message, type, param, code."""
-        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        """The `error` member of a response and the `error` column of a job: message, type, param, code; and `job_id`
+        where the answer is about a job that somebody waited for."""
+        about = {"job_id": self.job_id} if self.job_id else {}
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code, **about}
 
 
 class BadRequest(BatchinferError):
@@ -137,6 +142,12 @@ class Unavailable(BatchinferError):
     """A part that is needed is not there; waiting helps."""
 
     status, default_code, retry_helps = 503, "service_unavailable", True
+
+
+class Overrun(BatchinferError):
+    """Who waited for a job's answer waited long enough. The job goes on: asking again would make a second one."""
+
+    status, default_code = 504, "timeout"
 
 
 class Failure(BatchinferError):

@@ -39,14 +39,26 @@ class Settings(BaseSettings):
     poll_s: float = Field(1.0, ge=0.02, le=60, description="Longest wait of a worker for an announcement.")
     reap_s: float = Field(5.0, ge=0.1, le=600, description="Time between two looks for dead leases.")
     watchdog_s: float = Field(120.0, ge=1, description="Longest time without an engine step before a worker ends.")
+    task_events: bool = Field(False, description="Workers tell Celery's tools, as Flower, how each job fares.")
     drain_s: float = Field(20.0, ge=0, description="Time that a stopping worker gives to what it runs.")
 
+    ageing_s: float = Field(60.0, ge=0, description="Wait after which a job of a later class has a share of its own.")
+    aged_share: float = Field(0.125, ge=0, le=1, description="That share of what is claimed; 0 lets classes starve.")
+    quota_jobs: int = Field(1_000_000, ge=1, description="Most jobs of a tenant that may wait and run at once.")
+    backlog_jobs: int = Field(5_000_000, ge=1, description="Most jobs of all tenants that may wait and run at once.")
+
     max_attempts: int = Field(3, ge=1, le=100, description="Tries that a job gets when an error may pass.")
+    max_output_attempts: int = Field(2, ge=1, le=100, description="Tries when what the model said is no answer.")
+    max_backoff_s: float = Field(60.0, ge=0, le=86400, description="Longest wait before another try.")
     max_crashes: int = Field(3, ge=1, le=100, description="Lost workers after which a job is quarantined.")
     default_max_tokens: int = Field(512, ge=1, description="max_tokens of a request that names none.")
     max_tokens: int = Field(32768, ge=1, description="Largest max_tokens that a request may ask for.")
     max_wait_s: float = Field(25.0, ge=0, le=110, description="Longest `?wait=` of a poll.")
+    max_answer_s: float = Field(600.0, ge=1, le=86400, description="Longest wait of a chat completion or a response.")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body.")
+    max_file_bytes: int = Field(512 * 2**20, ge=1024, description="Largest file that may be uploaded.")
+    max_batch_bytes: int = Field(200 * 2**20, ge=1, description="Largest input file of a batch.")
+    max_batch_lines: int = Field(50_000, ge=1, description="Most requests of a batch.")
     max_prompt_chars: int = Field(400_000, ge=1, description="Longest text of a request, all messages together.")
     max_images: int = Field(16, ge=1, description="Most pictures of one request.")
     max_image_pixels: int = Field(40_000_000, ge=1024, description="Most pixels of a picture, checked before decoding.")
@@ -58,12 +70,22 @@ class Settings(BaseSettings):
     render_dpi: int = Field(144, ge=36, le=600, description="Resolution at which a page of a PDF is rendered.")
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
+    keep_days: int = Field(30, ge=0, description="Days that jobs and results are kept; 0 keeps them for ever.")
+    blob_grace_hours: float = Field(24.0, ge=2, description="How long an unused file is kept before it is removed.")
+    snapshot_warn_s: float = Field(300.0, gt=0, description="Age of a database snapshot that is warned of.")
+    snapshot_warn_xids: int = Field(5_000_000, ge=1, description="Transactions that a snapshot may lag behind.")
+    delivery_hours: float = Field(24.0, gt=0, description="How long something is tried to be delivered outside.")
     idempotency_hours: int = Field(48, ge=1, description="How long an idempotency key is remembered.")
 
     @property
     def blobs_dir(self) -> Path:
         """Where bytes lie, by SHA-256; shared by every process that reads or writes pictures."""
         return self.home / "blobs"
+
+    @property
+    def crumbs_dir(self) -> Path:
+        """What each worker of this host is at, a small file a lease."""
+        return self.home / "crumbs"
 
     @property
     def logs_dir(self) -> Path:

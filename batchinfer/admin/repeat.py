@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.messages import expand_places
 from batchinfer.domain.sampling import parse_sampling
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _body(job: Job, names: list[str], mark: str) -> dict[str, Any]:
     body: dict[str, Any] = {"model": job.model, "class": job.job_class.value}
     body["messages"] = [
         {"role": message.get("role"), "content": _content(message.get("content"), names, mark)}
-        for message in prompt.get("messages") or []
+        for message in expand_places(prompt.get("messages") or [], prompt.get("images") or [])
     ]
     usual = parse_sampling({})
     body |= {name: value for name, value in (prompt.get("sampling") or {}).items() if usual.get(name) != value}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchinfer.api import documents, fleet, health, jobs, models, openapi
+from batchinfer.api import batches, chat, documents, files, fleet, health, jobs, models, openapi, queue, responses
 from batchinfer.api.auth import authenticate_request
 from batchinfer.api.errors import register_errors
 from batchinfer.api.requests import register_hooks
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Context
 
-BLUEPRINTS = (jobs.routes, documents.routes, models.routes, fleet.routes)
+BLUEPRINTS = (
+    jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
+    files.routes, batches.routes,
+)  # fmt: skip
 
 
 def register_api(app: OpenAPI, context: Context) -> None:

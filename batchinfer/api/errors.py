@@ -107,7 +107,7 @@ def _translate(error: HTTPException) -> BatchinferError:
 
 def _too_large() -> TooLarge:
     """The body, or of a smaller body the fields of a form."""
-    limit = current().limits.max_body_bytes
+    limit = request.max_content_length or current().limits.max_body_bytes
     if request.content_length is not None and request.content_length <= limit:
         fields = current_app.config["MAX_FORM_MEMORY_SIZE"]
         parts = current_app.config["MAX_FORM_PARTS"]

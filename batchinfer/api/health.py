@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from redis.exceptions import RedisError
 
 from batchinfer.api.bodies import reply
-from batchinfer.api.schemas import Check, Health, Readiness
+from batchinfer.api.schemas import Announcements, Check, Health, Readiness
 from batchinfer.api.state import current
 from batchinfer.errors import Unavailable
 from batchinfer.store.leases import list_workers
@@ -29,12 +29,12 @@ def healthz() -> Response:
 @routes.get("/readyz", operation_id="readyz", responses={200: Readiness, 503: Readiness})
 def readyz() -> Response:
     """Whether work that is submitted now is done now; 503 without the database or without a model worker."""
-    checks = check_parts(current().context)
+    context = current().context
+    checks, counts = check_parts(context), Announcements(**context.announcer.counts())
     if not (checks["database"].ok and checks["model_worker"].ok):
-        return reply(Readiness(status="unready", checks=checks), 503)
-    if not all(check.ok for check in checks.values()):
-        return reply(Readiness(status="degraded", checks=checks))
-    return reply(Readiness(status="ready", checks=checks))
+        return reply(Readiness(status="unready", checks=checks, announcements=counts), 503)
+    status: Literal["ready", "degraded"] = "ready" if all(check.ok for check in checks.values()) else "degraded"
+    return reply(Readiness(status=status, checks=checks, announcements=counts))
 
 
 def check_parts(context: Context) -> dict[str, Check]:

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: submit, read (and wait), list, cancel, and the tries of one."""
+"""Jobs over HTTP: submit, read (and wait), list, cancel, release, and the tries of one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ routes = APIBlueprint(
     "/jobs",
     operation_id="submit_job",
     request_body=SUBMISSION,
-    responses={202: SUBMITTED, **refusals(409, 413, 415, 422)},
+    responses={202: SUBMITTED, **refusals(409, 413, 415, 422, 429)},
 )
 def submit_job() -> Response:
     """Submit a job; a PDF or TIFF becomes a document, whose pages are jobs.
@@ -90,6 +90,12 @@ def list_jobs(query: JobsQuery) -> Response:
 def cancel_job(path: JobPath) -> Response:
     """End a job that has not ended. Cancelling twice is harmless; a job that ended otherwise answers 409."""
     return reply(show_job(jobs.cancel_job(current().context, caller(), parse_id(JOB, path.job_id))))
+
+
+@routes.post("/jobs/<job_id>/release", operation_id="release_job", responses={200: JobBody, **refusals(409)})
+def release_job(path: JobPath) -> Response:
+    """Let a quarantined job run once more, alone, without the deadline that it had. Any other job answers 409."""
+    return reply(show_job(jobs.release_job(current().context, caller(), parse_id(JOB, path.job_id))))
 
 
 @routes.get("/jobs/<job_id>/attempts", operation_id="list_attempts", responses={200: AttemptList})

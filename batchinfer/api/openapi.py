@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, jsonify
 
 from batchinfer import __version__
+from batchinfer.api import batch_schemas, chat_requests, file_schemas
 from batchinfer.api.submission_schema import EXAMPLES, SCHEMAS
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ DOCUMENT: dict[str, Any] = {
     "doc_ui": False,
 }
 
+#: A header of every route that makes something.
+_IDEMPOTENCY_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same request with the same key answers with what the first one made.",
+}
+
 
 def refusals(*statuses: int) -> dict[str | int, Any]:
     """The errors of a route: those that every route has, and `statuses`."""
@@ -59,11 +69,23 @@ def register_document(app: OpenAPI) -> None:
 def make_document(app: OpenAPI) -> dict[str, Any]:
     """The document, with the schemas written by hand added to those made from types."""
     document: dict[str, Any] = app.api_doc
-    document["components"]["schemas"].update(SCHEMAS)
+    document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS)
+    document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)
+    for path in document["paths"].values():
+        if "post" in path and creates(path["post"]):
+            parameters = path["post"].setdefault("parameters", [])
+            if not any(parameter["name"] == _IDEMPOTENCY_KEY["name"] for parameter in parameters):
+                parameters.append(_IDEMPOTENCY_KEY)
     return document
+
+
+def creates(operation: dict[str, Any]) -> bool:
+    """Whether a POST makes a thing: its answers have 422, a key that was used before. All others are as once when they
+    come twice."""
+    return "422" in operation["responses"]
 
 
 def _error(description: str) -> dict[str, Any]:
@@ -80,6 +102,8 @@ _MEANINGS = {
     413: "The body is over the limit.",
     415: "A kind of file, or of body, that is not served.",
     422: "The idempotency key was used with another request.",
+    429: "A limit is reached; send the same request again after `Retry-After` seconds.",
     500: "Our fault; the request id finds it in the log.",
     503: "A part is not there; send the same request again after `Retry-After` seconds.",
+    504: "No answer in the time that was waited; the job goes on under `error.job_id`.",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
@@ -52,6 +52,27 @@ class DocumentPath(Parameters):
     )
 
 
+class ResponsePath(Parameters):
+    """The id of a response."""
+
+    response_id: str = Field(
+        description="As it was created, or resp_ and the digits of a job.",
+        examples=["resp_0192f1c07d6a7b3e8f00c0ffee00c0de"],
+    )
+
+
+class FilePath(Parameters):
+    """The id of a file."""
+
+    file_id: str = Field(description="As the upload answered it.", examples=["file-0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class BatchPath(Parameters):
+    """The id of a batch."""
+
+    batch_id: str = Field(description="As it was created.", examples=["batch_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -85,15 +106,25 @@ class JobsQuery(PageQuery):
     document: Word | None = Field(None, description="Page jobs of this document: an id that begins with doc_.")
 
 
+class FilesQuery(Parameters):
+    """Which files."""
+
+    limit: int = Field(10_000, ge=1, le=10_000, description="How many at most: a whole number from 1 to 10000.")
+    after: After = None
+    order: Literal["asc", "desc"] = Field("desc", description="desc: newest first; asc: oldest first.")
+    purpose: Word | None = Field(None, description="Files of this purpose.")
+
+
 def refuse_query(error: ValidationError) -> NoReturn:
     """Raise BadRequest for the first thing that is wrong: the name of the parameter and what it takes."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
-    known = {model.__name__: model.model_fields for model in (JobPath, DocumentPath, ModelPath, *_QUERIES)}
+    known = {model.__name__: model.model_fields for model in (*_PATHS, *_QUERIES)}
     fields = known.get(error.title, {})
     if first["type"] == "extra_forbidden":
         refuse_unknown([name], fields)
     refuse(name, f"is not valid. {fields[name].description or ''}".strip())
 
 
-_QUERIES = (WaitQuery, PageQuery, JobsQuery)
+_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, BatchPath, ModelPath)
+_QUERIES = (WaitQuery, PageQuery, JobsQuery, FilesQuery)

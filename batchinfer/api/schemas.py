@@ -182,6 +182,49 @@ class WaitingBody(BaseModel):
     oldest_s: float | None
 
 
+class PauseBody(BaseModel):
+    """Nothing of this tenant and model begins; null stands for all. `actor` is who paused it."""
+
+    tenant: str | None
+    model: str | None
+    actor: str
+    created_at: Time
+
+
+class PauseList(_ListBody):
+    """Every pause that touches you; for an operator every one."""
+
+    data: list[PauseBody]
+
+
+class QuotaBody(BaseModel):
+    """Jobs of a tenant that wait or run and the most that may; `backlog` is that of all tenants together."""
+
+    tenant: str
+    jobs: int
+    max_jobs: int
+    #: Rows that the tenant gets in each of its turns.
+    weight: int
+    backlog: int
+    max_backlog: int
+
+
+class QueueBody(BaseModel):
+    """The queue: what waits and runs, what is paused, and the limits."""
+
+    object: Literal["queue"] = "queue"
+    waiting: list[WaitingBody]
+    pauses: list[PauseBody]
+    quota: QuotaBody
+
+
+class ReclassBody(BaseModel):
+    """How many jobs were given another class."""
+
+    object: Literal["reclass"] = "reclass"
+    changed: int
+
+
 class MinuteBody(BaseModel):
     """What happened in the minute that began at `minute`, all models together."""
 
@@ -208,6 +251,8 @@ class OverviewBody(BaseModel):
     running: int
     rendering: int
     oldest_waiting_s: float | None
+    #: Age of the oldest database snapshot, which keeps the queue's table from being cleaned.
+    oldest_snapshot_s: float | None
     succeeded_last_hour: int
     failed_last_hour: int
     images_per_s: float
@@ -231,8 +276,18 @@ class Check(BaseModel):
     reason: str | None = None
 
 
+class Announcements(BaseModel):
+    """What this web process announced to the workers since its start. `spared`: their queue was long enough. `failed`:
+    Redis did not take them; the workers find the work by looking."""
+
+    sent: int
+    spared: int
+    failed: int
+
+
 class Readiness(BaseModel):
     """Whether work that is submitted now is done now. `degraded`: it is, but slower or not all of it."""
 
     status: Literal["ready", "degraded", "unready"]
     checks: dict[str, Check]
+    announcements: Announcements

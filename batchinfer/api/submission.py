@@ -27,11 +27,8 @@ def read_submission(route: str) -> tuple[JobRequest, Idempotency | None]:
     """What is asked for, and the idempotency key with its hash. Raises BadRequest and Unsupported."""
     limits = current().limits
     if request.mimetype == "application/json":
-        raw = request.get_data(cache=False)
-        if request.content_length is None and len(raw) >= limits.max_body_bytes:
-            raise RequestEntityTooLarge  # Werkzeug ends a chunked body at the limit, without a word
-        idempotency = read_idempotency(route, hash_body(raw))
-        return parse_job(decode_json(raw), limits), idempotency
+        body, idempotency = read_json(route)
+        return parse_job(body, limits), idempotency
     if request.mimetype == "multipart/form-data":
         fields, uploads = _read_form()
         idempotency = read_idempotency(route, hash_form(fields, uploads))
@@ -43,20 +40,45 @@ def read_submission(route: str) -> tuple[JobRequest, Idempotency | None]:
     )
 
 
+def read_json(route: str) -> tuple[object, Idempotency | None]:
+    """The decoded body, and the idempotency key with its hash. Raises BadRequest and Unsupported."""
+    if request.mimetype != "application/json":
+        raise Unsupported(
+            "Send the request as `Content-Type: application/json`.",
+            code="unsupported_content_type",
+            param="Content-Type",
+        )
+    raw = request.get_data(cache=False)
+    if request.content_length is None and len(raw) >= current().limits.max_body_bytes:
+        raise RequestEntityTooLarge  # Werkzeug ends a chunked body at the limit, without a word
+    idempotency = read_idempotency(route, hash_body(raw))
+    return decode_json(raw), idempotency
+
+
 def _read_form() -> tuple[dict[str, str], list[Upload]]:
+    refuse_no_boundary()
+    refuse_unknown(request.files, {FILE})
+    return read_form_fields(), [_read_file(file) for file in request.files.getlist(FILE)]
+
+
+def refuse_no_boundary() -> None:
+    """Go on only if the parts of a form can be told apart. Raises BadRequest."""
     if not request.mimetype_params.get("boundary"):
         raise BadRequest(
             "The header Content-Type has no boundary. Let your HTTP library set it.",
             code="invalid_form",
             param="Content-Type",
         )
-    refuse_unknown(request.files, {FILE})
+
+
+def read_form_fields() -> dict[str, str]:
+    """The texts of a form. Raises BadRequest for one that came more than once."""
     fields = {}
     for name, texts in request.form.lists():
         if len(texts) > 1:
             refuse(name, "came more than once. Send it once.")
         fields[name] = texts[0]
-    return fields, [_read_file(file) for file in request.files.getlist(FILE)]
+    return fields
 
 
 def _read_file(file: FileStorage) -> Upload:

@@ -12,17 +12,19 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
+from uuid import UUID
 
 from batchinfer.errors import Failure, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from uuid import UUID
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TENANT = re.compile(r"[0-9a-f]{32}")
 _CHUNK_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -40,7 +42,7 @@ class BlobStore:
         """
         sha256 = hashlib.sha256(data).hexdigest()
         target = self.path(tenant_id, sha256)
-        if not target.exists():
+        if not _touch(target):
             with self._writing(target) as file:
                 file.write(data)
         return sha256
@@ -51,14 +53,26 @@ class BlobStore:
         Raises Unavailable where the disk is full.
         """
         with path.open("rb") as source:
-            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-        target = self.path(tenant_id, sha256)
-        if not target.exists():
-            with path.open("rb") as source, self._writing(target) as file:
-                while chunk := source.read(_CHUNK_BYTES):
-                    file.write(chunk)
+            sha256 = self.put_stream(tenant_id, source)
         path.unlink()
         return sha256
+
+    def put_stream(self, tenant_id: UUID, source: IO[bytes]) -> str:
+        """Keep what a stream that can be rewound holds, read twice in pieces. Returns its SHA-256.
+
+        Raises Unavailable where the disk is full.
+        """
+        source.seek(0)
+        digest = hashlib.sha256()
+        while chunk := source.read(_CHUNK_BYTES):
+            digest.update(chunk)
+        target = self.path(tenant_id, digest.hexdigest())
+        if not _touch(target):
+            source.seek(0)
+            with self._writing(target) as file:
+                while chunk := source.read(_CHUNK_BYTES):
+                    file.write(chunk)
+        return digest.hexdigest()
 
     def path(self, tenant_id: UUID, sha256: str) -> Path:
         """Where a blob lies, whether it exists or not. Raises ValueError for what is no SHA-256."""
@@ -85,6 +99,45 @@ class BlobStore:
         with _missing():
             return self.path(tenant_id, sha256).read_bytes()
 
+    def remove_unused(self, tenant_id: UUID, sha256: str, *, unused_s: float) -> bool:
+        """Remove a blob that nobody has stored again in the last `unused_s` seconds. True where it is gone.
+
+        Safe beside `put` of the same bytes: it is moved aside first, and moved back where it was touched before that.
+        """
+        target = self.path(tenant_id, sha256)
+        aside = target.with_name(f".old-{os.getpid()}-{sha256}")
+        try:
+            target.rename(aside)
+            if aside.stat().st_mtime > time.time() - unused_s:
+                aside.replace(target)  # over the same bytes, should they have come once more
+                return False
+            aside.unlink()
+        except FileNotFoundError:
+            pass
+        return True
+
+    def list_shelf(self, number: int) -> Iterator[tuple[UUID, list[str]]]:
+        """The blobs whose SHA-256 begins with the byte `number`, a list a tenant; what is no blob is left out."""
+        for tenant in sorted(self.root.iterdir()) if self.root.is_dir() else []:
+            shelf = tenant / f"{number:02x}"
+            if _TENANT.fullmatch(tenant.name) and shelf.is_dir():
+                yield UUID(tenant.name), sorted(file.name for file in shelf.iterdir() if _SHA256.fullmatch(file.name))
+
+    def tidy_shelf(self, number: int, *, unused_s: float) -> int:
+        """Tidy a shelf: move back what a lost process had moved aside, and remove what it left half written, longer ago
+        than `unused_s`. Answers how many files. One process at a time."""
+        tidied = 0
+        for shelf in self.root.glob(f"*/{number:02x}"):
+            for file in shelf.glob(".old-*"):
+                file.replace(shelf / file.name.rsplit("-", 1)[1])
+                tidied += 1
+            for file in shelf.glob(".new-*"):
+                with suppress(FileNotFoundError):
+                    if file.stat().st_mtime < time.time() - unused_s:
+                        file.unlink()
+                        tidied += 1
+        return tidied
+
     @contextmanager
     def _writing(self, target: Path) -> Iterator[IO[bytes]]:
         """A file that becomes `target` when the block ends well, and leaves nothing behind otherwise."""
@@ -108,6 +161,17 @@ class BlobStore:
                 code="storage_full",
                 retry_after_s=60,
             ) from None
+
+
+def _touch(target: Path) -> bool:
+    """Whether a blob is there; it counts as used from now on."""
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's file: ours to read, and as good as a touched one where grace is long
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Context
     from batchinfer.stack.supervisor import Place
+    from batchinfer.store.fleet import Replica
 
 ANSWER_S = 2.0
 
@@ -44,7 +45,7 @@ def read_signs(ctx: Context, earlier: Collection[UUID] = ()) -> Signs:
     host = socket.gethostname()
     here = [found for found in workers if found.host == host]
     ready = {found.lease_id for found in replicas if found.state == "ready"}
-    failed = [found for found in replicas if found.state == "failed" and found.worker.endswith(f"@{host}")]
+    failed = [found for found in replicas if found.worker.endswith(f"@{host}") and _cannot_load(found)]
     ticked_s = upkeep.seconds_since_tick(ctx)
     return Signs(
         leased=frozenset(found.pid for found in here),
@@ -52,6 +53,11 @@ def read_signs(ctx: Context, earlier: Collection[UUID] = ()) -> Signs:
         failed={found.worker.partition("@")[0]: (found.error or {}).get("message", "") for found in failed},
         ticked_s=float("inf") if ticked_s is None else ticked_s,
     )
+
+
+def _cannot_load(replica: Replica) -> bool:
+    """Whether its worker said so; one that was lost meanwhile says nothing about the model."""
+    return replica.state == "failed" and replica.error is not None and replica.error.get("code") != "worker_lost"
 
 
 def list_replica_ids(ctx: Context) -> frozenset[UUID]:

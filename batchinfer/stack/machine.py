@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchinfer.errors import BatchinferError, StartError, Unavailable
 from batchinfer.services import fleet as fleet_service
@@ -54,6 +54,16 @@ def open_machine(
         raise
 
 
+class _Ended(NamedTuple):
+    """A worker's process that ended, until its end is in the database."""
+
+    pid: int
+    name: str
+    how: str
+    #: On `time.monotonic()`.
+    at_s: float
+
+
 class Machine:
     """The processes of this machine. Main thread only."""
 
@@ -74,7 +84,7 @@ class Machine:
         self.started_at_s = time.monotonic()
         self._earlier_replicas = list_replica_ids(ctx)
         #: Ended workers whose lease could not be marked dead yet: process id and how it ended.
-        self._ended: list[tuple[int, str]] = []
+        self._ended: list[_Ended] = []
 
     def start(self, servers: Servers, listener: socket.socket, signals: Signals) -> None:
         """Watch over the servers, and start everything else."""
@@ -150,16 +160,24 @@ class Machine:
         status = child.process.returncode
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         if place.role in {"cpu", "model"}:
-            self._ended.append((child.pid, how))
+            self._ended.append(_Ended(child.pid, place.name, how, time.monotonic()))
         if place.failures:
             self.say(f"{place.name} (process {child.pid}) ended: {how}. It is started anew.")
 
     def _end_leases(self) -> None:
         """What an ended worker held goes back at once, not after the lease's time."""
         while self._ended:
-            pid, how = self._ended[0]
+            pid, name, how, at_s = self._ended[0]
+            host = socket.gethostname()
             try:
-                rows = fleet_service.end_process(self.ctx, socket.gethostname(), pid, f"the process ended: {how}")
+                rows = fleet_service.end_process(
+                    self.ctx,
+                    host,
+                    pid,
+                    f"the process ended: {how}",
+                    worker=f"{name}@{host}",
+                    ended_ago_s=time.monotonic() - at_s,
+                )
             except BatchinferError:
                 return  # no database just now: tried again at the next step
             self._ended.pop(0)

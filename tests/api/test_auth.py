@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,9 +23,13 @@ if TYPE_CHECKING:
 ID = "0192f1c07d6a7b3e8f00c0ffee00c0de"
 
 
+#: Of the ids that stand in paths.
+PREFIXES = {"job": "job_", "document": "doc_", "response": "resp_", "file": "file-", "batch": "batch_"}
+
+
 def operations(app: OpenAPI) -> list[tuple[str, str]]:
     """Method and path of every operation under /v1, from the OpenAPI document."""
-    filled = {"{job_id}": f"job_{ID}", "{document_id}": f"doc_{ID}", "{model}": "m"}
+    filled = {f"{{{noun}_id}}": prefix + ID for noun, prefix in PREFIXES.items()} | {"{model}": "m"}
     found = []
     for path, methods in make_document(app)["paths"].items():
         if not path.startswith("/v1"):
@@ -81,16 +87,21 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
 @pytest.mark.parametrize(
     ("scope", "allowed"),
     [
-        ("submit", {"POST /v1/jobs"}),
+        ("submit", {"POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID"}),
         (
             "read",
             {
                 "GET /v1/jobs", "GET /v1/jobs/ID", "GET /v1/jobs/ID/attempts", "GET /v1/documents",
                 "GET /v1/documents/ID", "GET /v1/models", "GET /v1/models/ID", "GET /v1/workers",
-                "GET /v1/overview",
+                "GET /v1/overview", "GET /v1/queue", "GET /v1/responses/ID",
+                "GET /v1/files", "GET /v1/files/ID", "GET /v1/files/ID/content", "GET /v1/batches",
+                "GET /v1/batches/ID",
             },
         ),
-        ("cancel", {"POST /v1/jobs/ID/cancel", "POST /v1/documents/ID/cancel"}),
+        (
+            "cancel",
+            {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")},
+        ),
     ],
 )  # fmt: skip
 def test_a_scope_opens_its_routes_and_no_others(
@@ -104,12 +115,26 @@ def test_a_scope_opens_its_routes_and_no_others(
 ) -> None:
     client = make_client(keys.create_key(context, scope, [scope])[1])
     opened = set()
+    asked = {"model": ask()["model"], "messages": ask()["messages"]}
+    bodies = {
+        "/v1/jobs": ask(),
+        "/v1/queue/reclass": {"class": "batch"},
+        "/v1/chat/completions": asked,
+        "/v1/responses": {"model": asked["model"], "input": "hello", "background": True},
+        "/v1/batches": {
+            "input_file_id": f"file-{ID}",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+        },
+    }
     for method, path in operations(app):
-        body = {"json": ask()} if path == "/v1/jobs" and method == "POST" else {}
+        body = {"json": bodies[path]} if path in bodies and method == "POST" else {}
+        if (method, path) == ("POST", "/v1/files"):
+            body = {"data": {"purpose": "batch", "file": (io.BytesIO(b"{}"), "lines.jsonl")}}
         answer = client.open(path, method=method, **body)
         if answer.status_code == 403:
             assert answer.json["error"]["code"] == "insufficient_scope"
         else:
-            name = path.replace(f"job_{ID}", "ID").replace(f"doc_{ID}", "ID").replace("/m", "/ID")
-            opened.add(f"{method} {name.replace('/IDodels', '/models')}")
+            name = re.sub(rf"/({'|'.join(PREFIXES.values())}){ID}|/m(?=/|$)", "/ID", path)
+            opened.add(f"{method} {name}")
     assert opened == allowed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,4 +96,66 @@ def test_many_at_once_make_one_job(
     assert {answer.status_code for answer in answers} <= {202, 409}
     assert len({answer.json["id"] for answer in answers if answer.status_code == 202}) == 1
     assert all(a.headers["x-should-retry"] == "true" for a in answers if a.status_code == 409)
+    assert len(client.get("/v1/jobs").json["data"]) == 1
+
+
+#: POSTs that make nothing: what they do is done once, however often they come.
+AS_ONCE = {"cancel", "release", "pause", "resume", "reclass", "limits"}
+
+
+def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:
+    """Walks the document: a POST either takes a key, in words and in deed, or is as once when it comes twice."""
+    posts = {
+        path: operations["post"]
+        for path, operations in client.get("/openapi.json").json["paths"].items()
+        if "post" in operations
+    }
+    making = {path for path, operation in posts.items() if {"201", "202", "422"} & operation["responses"].keys()}
+    assert "/v1/jobs" in making
+    assert {path.rsplit("/", 1)[1] for path in posts.keys() - making} <= AS_ONCE
+    for path in making:
+        assert "Idempotency-Key" in {parameter["name"] for parameter in posts[path].get("parameters", [])}, path
+        answer = client.post(path, json={}, headers={"Idempotency-Key": "a" * 256})
+        assert (answer.status_code, answer.json["error"]["code"]) == (400, "invalid_idempotency_key"), path
+
+
+def test_a_new_api_key_of_the_tenant_still_gets_the_replay(
+    app: OpenAPI, client: FlaskClient, ask: Callable[..., dict[str, Any]], context: Any
+) -> None:
+    from batchinfer.services.keys import create_key
+
+    first = client.post("/v1/jobs", json=ask(), headers={"Idempotency-Key": "k"})
+    rotated = create_key(context, "rotated", ["submit"])[1]
+    headers = {"Idempotency-Key": "k", "Authorization": f"Bearer {rotated}"}
+    again = app.test_client().post("/v1/jobs", json=ask(), headers=headers)
+    assert (again.status_code, again.json["id"]) == (202, first.json["id"])
+    assert again.headers["Idempotency-Replayed"] == "true"
+
+
+def test_fifty_clients_at_once_make_one_job(
+    app: OpenAPI, client: FlaskClient, api_key: str, ask: Callable[..., dict[str, Any]]
+) -> None:
+    """Each tries again while it is told that the first one is under way, as a client does."""
+    raw, ids, refused = json.dumps(ask()), [], []
+    barrier = threading.Barrier(50)
+
+    def send() -> None:
+        headers = {"Idempotency-Key": "k50", "Authorization": f"Bearer {api_key}"}
+        barrier.wait(60)
+        for _ in range(60):
+            answer = app.test_client().post("/v1/jobs", data=raw, headers=headers, content_type="application/json")
+            if answer.status_code == 202:
+                ids.append(answer.json["id"])
+                return
+            refused.append(answer.status_code)
+            time.sleep(0.2)
+
+    threads = [threading.Thread(target=send) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(ids) == 50
+    assert len(set(ids)) == 1
+    assert set(refused) <= {409, 503}
     assert len(client.get("/v1/jobs").json["data"]) == 1

@@ -24,6 +24,14 @@ def same(one: Any, other: Any) -> bool:
     return all(one.json[name] == other.json[name] for name in ("error", "type", "title", "status", "detail"))
 
 
+def make_batch(client: FlaskClient) -> dict[str, str]:
+    """The ids of a file and of a batch that is made of it."""
+    form = {"purpose": "batch", "file": (io.BytesIO(b"{}"), "in.jsonl")}
+    file_id = client.post("/v1/files", data=form).json["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return {"file_id": file_id, "batch_id": client.post("/v1/batches", json=body).json["id"]}
+
+
 def test_ids_of_another_tenant_are_not_there(
     app: OpenAPI, client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
 ) -> None:
@@ -31,7 +39,8 @@ def test_ids_of_another_tenant_are_not_there(
     document = client.post(
         "/v1/jobs", data={"model": model, "prompt": "x", "file": (io.BytesIO(b"%PDF-1.7"), "a.pdf")}
     ).json
-    ids = {"job_id": job["id"], "document_id": document["id"]}
+    ids = {"job_id": job["id"], "document_id": document["id"], "response_id": job["id"].replace("job_", "resp_")}
+    ids |= make_batch(client)
     seen = 0
     for path, methods in make_document(app)["paths"].items():
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
@@ -41,7 +50,7 @@ def test_ids_of_another_tenant_are_not_there(
         name, thing = names[0], ids[names[0]]
         for method in methods:
             theirs = stranger.open(path.replace(f"{{{name}}}", thing), method=method)
-            nobodys = stranger.open(path.replace(f"{{{name}}}", thing[:4] + NOBODYS), method=method)
+            nobodys = stranger.open(path.replace(f"{{{name}}}", thing[:-32] + NOBODYS), method=method)
             assert theirs.status_code == 404, f"{method} {path}"
             assert same(theirs, nobodys), f"{method} {path}"
             seen += 1

@@ -1,0 +1,128 @@
+"""The JSON of batches, as OpenAI's SDK types it. What is ours alone is in `batchinfer`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from batchinfer.api.schemas import MaybeTime, Time
+from batchinfer.domain.batches import ENDPOINTS, PRIORITIES, BatchState
+from batchinfer.domain.jobs import JobClass
+
+
+class BatchFault(BaseModel):
+    """What is wrong with a line of the input file, or (`line` null) with the file."""
+
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+class BatchFaults(BaseModel):
+    """The first 100 faults of a file."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchFault]
+
+
+class RequestCounts(BaseModel):
+    """How the lines stand. Expired and cancelled ones are in neither `completed` nor `failed`."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchInputTokens(BaseModel):
+    """Of the tokens that came in: those read from a cache."""
+
+    cached_tokens: int = 0
+
+
+class BatchOutputTokens(BaseModel):
+    """Of the tokens that went out: none are for reasoning alone."""
+
+    reasoning_tokens: int = 0
+
+
+class BatchUsage(BaseModel):
+    """Tokens of all lines that are completed."""
+
+    input_tokens: int
+    input_tokens_details: BatchInputTokens
+    output_tokens: int
+    output_tokens_details: BatchOutputTokens
+    total_tokens: int
+
+
+class BatchExtras(BaseModel):
+    """What OpenAI's object has no place for."""
+
+    priority: Literal["low", "normal", "high"] = Field(description="As it was created.")
+    job_class: JobClass = Field(serialization_alias="class", description="The class of its jobs.")
+    expired: int
+    cancelled: int
+
+
+class BatchBody(BaseModel):
+    """A batch."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None
+    errors: BatchFaults | None
+    input_file_id: str
+    completion_window: str
+    status: BatchState
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: Time
+    in_progress_at: MaybeTime
+    expires_at: MaybeTime
+    finalizing_at: MaybeTime
+    completed_at: MaybeTime
+    failed_at: MaybeTime
+    expired_at: MaybeTime
+    cancelling_at: MaybeTime
+    cancelled_at: MaybeTime
+    request_counts: RequestCounts
+    usage: BatchUsage | None
+    metadata: dict[str, str]
+    batchinfer: BatchExtras
+
+
+class BatchList(BaseModel):
+    """A page of batches."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchBody]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+_CREATE = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "input_file_id": {"type": "string", "description": "A file of purpose batch."},
+        "endpoint": {"enum": list(ENDPOINTS), "description": "What every line asks for."},
+        "completion_window": {"type": "string", "description": "24h, or any time such as 90m or 7d up to 30 days."},
+        "metadata": {"type": ["object", "null"], "additionalProperties": {"type": "string"}},
+        "output_expires_after": {"type": ["object", "null"], "description": "As `expires_after` of a file."},
+        "batchinfer": {
+            "type": ["object", "null"],
+            "properties": {"priority": {"enum": list(PRIORITIES)}},
+            "additionalProperties": False,
+        },
+    },
+    "required": ["input_file_id", "endpoint", "completion_window"],
+}
+CREATE: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchCreate"}}},
+}
+SCHEMAS: dict[str, dict[str, Any]] = {"BatchCreate": _CREATE}

@@ -1,0 +1,97 @@
+"""Batches over HTTP, as OpenAI's SDK asks for them."""
+
+from __future__ import annotations
+
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+
+from batchinfer.api.auth import caller
+from batchinfer.api.batch_schemas import CREATE, BatchBody, BatchList
+from batchinfer.api.bodies import reply
+from batchinfer.api.lists import read_cursor, show_page
+from batchinfer.api.openapi import KEY, refusals
+from batchinfer.api.queries import BatchPath, PageQuery
+from batchinfer.api.state import current
+from batchinfer.api.submission import read_json
+from batchinfer.domain.batches import PRIORITIES, Batch, parse_batch
+from batchinfer.domain.ids import BATCH, FILE, parse_id, show_id
+from batchinfer.observe.clock import to_unix
+from batchinfer.services import batches
+
+routes = APIBlueprint(
+    "batches",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[{"name": "batches"}],
+    abp_security=KEY,
+    abp_responses=refusals(),
+)
+_TIMES = (
+    "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at",
+)  # fmt: skip
+_PRIORITIES = {job_class: name for name, job_class in PRIORITIES.items()}
+
+
+@routes.post(
+    "/batches",
+    operation_id="create_batch",
+    request_body=CREATE,
+    responses={200: BatchBody, **refusals(409, 413, 415, 422, 429)},
+)
+def create_batch() -> Response:
+    """Make jobs of the lines of a file. What is wrong with the file is told by the batch, once it was read."""
+    body, idempotency = read_json("/v1/batches")
+    batch, replayed = batches.create_batch(current().context, caller(), parse_batch(body), idempotency)
+    response = reply(show_batch(batch))
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+@routes.get("/batches", operation_id="list_batches", responses={200: BatchList})
+def list_batches(query: PageQuery) -> Response:
+    """Batches, newest first."""
+    page = batches.list_batches(current().context, caller(), after=read_cursor(BATCH, query.after), limit=query.limit)
+    return reply(BatchList(**show_page(page, show_batch)))
+
+
+@routes.get("/batches/<batch_id>", operation_id="get_batch", responses={200: BatchBody})
+def get_batch(path: BatchPath) -> Response:
+    """A batch as it stands."""
+    return reply(show_batch(batches.get_batch(current().context, caller(), parse_id(BATCH, path.batch_id))))
+
+
+@routes.post("/batches/<batch_id>/cancel", operation_id="cancel_batch", responses={200: BatchBody})
+def cancel_batch(path: BatchPath) -> Response:
+    """End what has not ended of a batch; its files hold what has. Twice is as once; 400 where it ended otherwise."""
+    return reply(show_batch(batches.cancel_batch(current().context, caller(), parse_id(BATCH, path.batch_id))))
+
+
+def show_batch(batch: Batch) -> BatchBody:
+    """A batch as OpenAI shows it."""
+    counts = batch.counts
+    return BatchBody.model_validate(
+        {
+            "id": show_id(BATCH, batch.id),
+            "endpoint": batch.endpoint,
+            "model": batch.model,
+            "errors": {"data": batch.errors} if batch.errors else None,
+            "input_file_id": show_id(FILE, batch.input_file_id),
+            "completion_window": batch.completion_window,
+            "status": batch.status,
+            "output_file_id": show_id(FILE, batch.output_file_id) if batch.output_file_id else None,
+            "error_file_id": show_id(FILE, batch.error_file_id) if batch.error_file_id else None,
+            "created_at": to_unix(batch.created_at),
+            "expires_at": to_unix(batch.expires_at),
+            **{name: to_unix(batch.times.get(name)) for name in _TIMES},
+            "request_counts": {name: getattr(counts, name) for name in ("total", "completed", "failed")},
+            "usage": batch.usage,
+            "metadata": batch.metadata,
+            "batchinfer": {
+                "priority": _PRIORITIES[batch.job_class],
+                "job_class": batch.job_class,
+                "expired": counts.expired,
+                "cancelled": counts.cancelled,
+            },
+        }
+    )

@@ -1,0 +1,80 @@
+"""Quarantined jobs over HTTP and on the command line: seen, released, run again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from batchinfer import cli
+from batchinfer.services import work
+from batchinfer.services.keys import create_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from flask.testing import FlaskClient
+    from flask_openapi.openapi import OpenAPI
+
+    from batchinfer.services.context import Context
+
+
+@pytest.fixture
+def quarantined(client: FlaskClient, context: Context, ask: Callable[..., dict[str, Any]], model: str) -> str:
+    """A job under which workers were lost until it was set apart."""
+    made: str = client.post("/v1/jobs", json=ask()).json["id"]
+    for _ in range(context.settings.max_crashes):
+        lease = open_lease(context, model)
+        assert work.claim(context, lease_id=lease, kinds=["infer"], model=model, limit=1)
+        work.end_lease(context, lease, "killed", clean=False)
+        with context.db.transaction() as tx:
+            tx.execute(text("UPDATE queue SET available_at = now()"))
+    return made
+
+
+def open_lease(context: Context, model: str) -> UUID:
+    return work.open_lease(context, role="model", worker="w", host="here", pid=1, model=model, slots=1)
+
+
+def test_they_are_listed_inspected_and_released(client: FlaskClient, quarantined: str, context: Context) -> None:
+    (listed,) = client.get("/v1/jobs?status=quarantined").json["data"]
+    assert (listed["id"], listed["error"]["code"], listed["crashes"]) == (quarantined, "worker_lost", 3)
+    attempts = client.get(f"/v1/jobs/{quarantined}/attempts").json["data"]
+    assert [attempt["outcome"] for attempt in attempts] == ["lost"] * 3
+    answer = client.post(f"/v1/jobs/{quarantined}/release")
+    assert (answer.status_code, answer.json["status"], answer.json["error"]) == (200, "queued", None)
+    assert client.get("/v1/jobs?status=quarantined").json["data"] == []
+    with context.db.transaction() as tx:
+        actor = tx.execute(text("SELECT actor FROM events WHERE event = 'released'")).scalar_one()
+    assert actor.startswith("key ")
+    again = client.post(f"/v1/jobs/{quarantined}/release")
+    assert (again.status_code, again.json["error"]["code"]) == (409, "job_not_quarantined")
+
+
+def test_it_needs_the_scope(app: OpenAPI, context: Context, quarantined: str) -> None:
+    token = create_key(context, "reader", ["read", "cancel", "submit"])[1]
+    answer = app.test_client().post(f"/v1/jobs/{quarantined}/release", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json["error"]["code"]) == (403, "insufficient_scope")
+
+
+@pytest.mark.parametrize("job_id", ["job_" + "0" * 32, "nonsense"])
+def test_one_that_is_not_there(client: FlaskClient, job_id: str) -> None:
+    assert client.post(f"/v1/jobs/{job_id}/release").status_code in (400, 404)
+
+
+def test_the_command_line_lists_and_releases(
+    client: FlaskClient, quarantined: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    monkeypatch.setattr(cli, "_context", lambda _home: nullcontext(context))
+    runner = CliRunner()
+    assert "one of" in runner.invoke(cli.cli, ["jobs", "list", "--state", "lost"]).output
+    listed = runner.invoke(cli.cli, ["jobs", "list", "--state", "quarantined"])
+    assert listed.exit_code == 0
+    released = runner.invoke(cli.cli, ["jobs", "release", quarantined])
+    assert released.exit_code == 0
+    assert client.get(f"/v1/jobs/{quarantined}").json["status"] == "queued"
