@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-long test-external browser lint types arch check bench-engine vendor wheel clean
+.PHONY: help install demo up test test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,20 +34,35 @@ up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
 	@$(BIN)/batchinfer up
 
 test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
-	@$(BIN)/python -m pytest -m 'not browser and not long'
+	@$(BIN)/python -m pytest -m 'not browser and not long and not chaos'
 
-test-long: $(VENV)/.dev browser ## what `test` leaves out: the slow tests, and the pages in a real browser
-	@$(BIN)/python -m pytest -m 'long and not browser'
+# The SDK's last release of its first major version, beside the newest.
+$(VENV)/openai-1: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'openai>=1.99,<2' distro 'jiter<1' sniffio
+
+test-long: $(VENV)/.dev $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser
+	@$(BIN)/python -m pytest -m 'long and not browser and not chaos'
+	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
 	@test -n "$$BATCHINFER_DATABASE_URL" && test -n "$$BATCHINFER_REDIS_URL" || \
 	  { echo "Set BATCHINFER_DATABASE_URL (a role that may create databases) and BATCHINFER_REDIS_URL first."; exit 2; }
-	@$(BIN)/python -m pytest -m 'not browser and not long'
+	@$(BIN)/python -m pytest -m 'not browser and not long and not chaos'
 
 browser: $(VENV)/.dev ## the admin pages in a real Chromium; installs Debian's package where it is missing and may be
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
 	  || echo "No Chromium here and no right to install it: install the package chromium; the browser tests will be skipped."
 	@$(BIN)/python -m pytest -m browser
+
+chaos: $(VENV)/.dev ## faults on purpose, at full length, then a random mix; SEED=… replays one
+	@CHAOS_FULL=1 $(BIN)/python -m pytest -m chaos --timeout 1800 tests/chaos
+	@$(MAKE) --no-print-directory chaos-mix
+
+chaos-short: $(VENV)/.dev ## the same faults, fewer and shorter, in four minutes
+	@$(BIN)/python -m pytest -m 'chaos and not long' tests/chaos
+
+chaos-mix: $(VENV)/.dev ## the random mix alone; SEED=… replays one, PARTS=… runs several
+	@$(BIN)/python -m bench.chaos --seed '$(SEED)' --parts $(or $(PARTS),1)
 
 lint: $(VENV)/.dev ## ruff and djlint
 	@$(BIN)/ruff check .
@@ -62,8 +77,16 @@ arch: $(VENV)/.dev ## who may import whom
 
 check: lint types arch ## lint, types and arch
 
-bench-engine: $(VENV)/.dev ## our engines against transformers' own `generate`, on a tiny model
-	@$(BIN)/python -m bench.engine --size tiny
+bench-engine: $(VENV)/.dev ## our engines against transformers' own `generate`; SIZE=tiny (10 minutes) or large (an hour)
+	@$(BIN)/python -m bench.engine --size '$(or $(SIZE),tiny)' $(BENCH_FLAGS)
+
+bench-peers: $(VENV)/.dev ## vLLM's CPU build and Xinference beside our engine, each in its own environment (7 GB); PEERS=vllm for one
+	@$(BIN)/python -m bench.peers install $(or $(PEERS),vllm xinference)
+	@$(BIN)/python -m bench.peers run $(or $(PEERS),vllm xinference) --size '$(or $(SIZE),tiny)' $(BENCH_FLAGS)
+
+bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
+	@$(BIN)/python -m bench.queue
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring

@@ -13,6 +13,7 @@ from PIL import Image
 
 from batchinfer.domain.jobs import Job, JobClass, Usage
 from batchinfer.domain.prompts import JobRequest, Upload
+from batchinfer.domain.retries import RetryClass
 from batchinfer.samples import draw_page
 from batchinfer.services import documents, jobs, models, work
 from batchinfer.services.context import Caller, Context
@@ -123,7 +124,8 @@ class Stage:
         """End a try of a ready job with an error."""
         claim = self.claim(job)
         error = {"message": message, "type": "server_error", "param": None, "code": code}
-        work.fail(self.context, self.leases["model"], [Ending(claim.id, claim.attempt, error, transient)])
+        retry = RetryClass.TRANSIENT if transient else RetryClass.PERMANENT
+        work.fail(self.context, self.leases["model"], [Ending(claim.id, claim.attempt, error, retry)])
         return jobs.get_job(self.context, self.caller, job.id)
 
     def page_job(self, seed: int = 7, *, answer: str | None = None) -> Job:

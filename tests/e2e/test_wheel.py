@@ -71,6 +71,7 @@ def test_the_wheel_carries_what_is_not_python(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "bench/")) or "__pycache__" in name]
 
 
+@pytest.mark.long
 def test_up_runs_from_the_wheel_with_the_bundled_model(
     installed: Path, tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None]
 ) -> None:
