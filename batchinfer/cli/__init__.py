@@ -1,0 +1,45 @@
+"""The command line: one verb a command, a module a noun. What goes wrong is one line with the remedy, no traceback."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.markup import escape
+
+from batchinfer import __version__
+from batchinfer.cli.installation import demo, migrate, settings, up
+from batchinfer.cli.jobs import jobs
+from batchinfer.cli.keys import keys
+from batchinfer.cli.models import models
+from batchinfer.cli.output import err
+from batchinfer.cli.queue import queue
+from batchinfer.errors import BatchinferError, SettingsError
+
+#: Exit statuses: done, could not be done, was asked wrongly, interrupted.
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@click.group()
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Asynchronous batch inference for vision-language models."""
+
+
+for _command in (up, migrate, demo, settings, keys, models, queue, jobs):
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script."""
+    try:
+        cli.main(arguments, prog_name="batchinfer", standalone_mode=False)
+        sys.exit(DONE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BatchinferError as error:
+        err.print(f"[red]{escape(error.message)}[/red]")
+        sys.exit(MISUSED if isinstance(error, SettingsError) else FAILED)

@@ -1,0 +1,7 @@
+"""`python -m batchinfer.cli`."""
+
+from __future__ import annotations
+
+from batchinfer.cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""The installation: run it, bring its schema up to date, show its settings, see it work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import SecretStr
+from rich.markup import escape
+
+from batchinfer.cli.local import HOME, load
+from batchinfer.cli.output import out, say
+from batchinfer.settings import PREFIX, Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@click.command()
+@HOME
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the web server; 0 takes a free one.")
+@click.option("--engine", type=click.Choice(["auto", "transformers", "fake"]), default="auto", show_default=True)
+@click.option("--model", metavar="NAME|DIR", help="A model folder, or its name under home/models.")
+@click.option("--cpu-workers", metavar="N|auto", default="auto", show_default=True, help="Processes that open files.")
+@click.option("--reload", is_flag=True, help="Start web and workers anew when the code changes.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="JSON with url, api_key and pids, once all work.")
+def up(home: Path | None, port: int | None, cpu_workers: str, ready_file: Path | None, **wishes: Any) -> None:
+    """Run the whole service on this machine, until Ctrl-C."""
+    from batchinfer.stack.up import Wishes, run_up
+
+    if cpu_workers != "auto" and not (cpu_workers.isdecimal() and 1 <= int(cpu_workers) <= 256):
+        raise click.BadParameter("a number from 1 to 256, or auto", param_hint="--cpu-workers")
+    settings = load(home, **({} if port is None else {"port": port}))
+    place = ready_file.expanduser().absolute() if ready_file else None
+    run_up(settings, Wishes(cpu_workers=cpu_workers, ready_file=place, **wishes), say)
+
+
+@click.command()
+@HOME
+def migrate(home: Path | None) -> None:
+    """Bring the database to this release's schema."""
+    from batchinfer.stack.running import find_servers
+    from batchinfer.store.migrate import upgrade
+
+    upgrade(find_servers(load(home)).require_database_url())
+    say("The database has this release's schema.")
+
+
+@click.command()
+def demo() -> None:
+    """The main job, told while it runs: documents in, a worker killed half way, nothing lost."""
+    os.execv(sys.executable, [sys.executable, "-m", "batchinfer.demo"])  # noqa: S606 - no shell is wanted
+
+
+@click.command()
+def settings() -> None:
+    """Every setting: what is in force, the default, and where it comes from."""
+    rows = [("variable", "in force", "default", "from"), *_setting_rows(load_settings())]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        out.print(escape("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
+
+
+def _setting_rows(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """Variable, value in force, default and source; secrets never in clear."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        shown = "unset" if value is None else "set" if isinstance(value, SecretStr) else str(value)
+        default = "unset" if field.default is None else str(field.default)
+        variable = PREFIX + name.upper()
+        source = "environment" if variable in os.environ else "default"
+        yield variable, shown, default, source
