@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
+# Each has a Postgres and a Valkey of its own; most of a test is waiting, so two suit two cores.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor wheel clean
@@ -34,7 +36,7 @@ up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
 	@$(BIN)/batchinfer up
 
 test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
-	@$(BIN)/python -m pytest -m 'not browser and not long and not chaos'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not browser and not long and not chaos'
 
 # The SDK's last release of its first major version, beside the newest.
 $(VENV)/openai-1: $(VENV)/.dev
