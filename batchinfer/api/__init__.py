@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchinfer.api import batches, chat, documents, files, fleet, health, jobs, models, openapi, queue, responses
+from batchinfer.api import (
+    batches,
+    chat,
+    documents,
+    files,
+    fleet,
+    health,
+    jobs,
+    models,
+    openapi,
+    queue,
+    responses,
+    uploads,
+)
 from batchinfer.api.auth import authenticate_request
 from batchinfer.api.errors import register_errors
 from batchinfer.api.requests import register_hooks
@@ -17,7 +30,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
-    files.routes, batches.routes,
+    files.routes, uploads.routes, batches.routes,
 )  # fmt: skip
 
 

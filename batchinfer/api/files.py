@@ -17,11 +17,9 @@ from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.queries import FilePath, FilesQuery
 from batchinfer.api.state import current
 from batchinfer.api.submission import FILE as PART
-from batchinfer.api.submission import read_form_fields, refuse_no_boundary
-from batchinfer.domain.fields import refuse
+from batchinfer.api.submission import read_form_fields, read_part
 from batchinfer.domain.ids import FILE, parse_id, show_id
 from batchinfer.domain.userfiles import UserFile, parse_file_form
-from batchinfer.errors import Unsupported
 from batchinfer.observe.clock import to_unix
 from batchinfer.services import userfiles
 
@@ -37,7 +35,7 @@ routes = APIBlueprint(
     abp_responses=refusals(),
 )
 #: What a form has beside its file: names, boundaries, headers.
-_FORM_BYTES = 2**20
+FORM_BYTES = 2**20
 
 
 @routes.post(
@@ -50,8 +48,8 @@ def upload_file() -> Response:
     """Keep a file under an id. It may be far larger than any other body: it goes through the disk, never the memory."""
     caller().require("submit")
     read_idempotency("/v1/files", b"")  # a key that is none is refused before the file is read
-    request.max_content_length = current().context.settings.max_file_bytes + _FORM_BYTES
-    name, stream = _read_part()
+    request.max_content_length = current().context.settings.max_file_bytes + FORM_BYTES
+    name, stream = read_part(PART)
     with stream:
         return _keep_file(name, stream)
 
@@ -69,20 +67,6 @@ def _keep_file(name: str, stream: IO[bytes]) -> Response:
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return response
-
-
-def _read_part() -> tuple[str, IO[bytes]]:
-    """The last part of the file's name, and its bytes: on disk where they are many."""
-    if request.mimetype != "multipart/form-data":
-        raise Unsupported(
-            "Send the file as a part `file` of a multipart form.", code="unsupported_content_type", param="Content-Type"
-        )
-    refuse_no_boundary()
-    parts = request.files.getlist(PART)
-    if len(parts) != 1 or len(request.files) != 1:
-        refuse(PART, "must be there once, as a file part with a filename.", "missing_required_parameter")
-    name = (parts[0].filename or "").replace("\\", "/").rsplit("/", 1)[-1]
-    return name or "upload", parts[0].stream
 
 
 @routes.get("/files", operation_id="list_files", responses={200: FileList})

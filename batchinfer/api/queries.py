@@ -67,6 +67,12 @@ class FilePath(Parameters):
     file_id: str = Field(description="As the upload answered it.", examples=["file-0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class UploadPath(Parameters):
+    """The id of a file that comes in parts."""
+
+    upload_id: str = Field(description="As it was begun.", examples=["upload_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class BatchPath(Parameters):
     """The id of a batch."""
 
@@ -126,5 +132,5 @@ def refuse_query(error: ValidationError) -> NoReturn:
     refuse(name, f"is not valid. {fields[name].description or ''}".strip())
 
 
-_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, BatchPath, ModelPath)
+_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, ModelPath)
 _QUERIES = (WaitQuery, PageQuery, JobsQuery, FilesQuery)

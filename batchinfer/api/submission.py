@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -81,7 +81,29 @@ def read_form_fields() -> dict[str, str]:
     return fields
 
 
+def read_part(field: str) -> tuple[str, IO[bytes]]:
+    """The only file of a form: the last part of its name, and its bytes, on disk where they are many.
+
+    Raises BadRequest and Unsupported.
+    """
+    if request.mimetype != "multipart/form-data":
+        raise Unsupported(
+            f"Send the bytes as a part `{field}` of a multipart form.",
+            code="unsupported_content_type",
+            param="Content-Type",
+        )
+    refuse_no_boundary()
+    parts = request.files.getlist(field)
+    if len(parts) != 1 or len(request.files) != 1:
+        refuse(field, "must be there once, as a file part with a filename.", "missing_required_parameter")
+    return _find_name(parts[0]) or "upload", parts[0].stream
+
+
+def _find_name(file: FileStorage) -> str:
+    """The last part of the name that a file came with."""
+    return (file.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
+
+
 def _read_file(file: FileStorage) -> Upload:
     """The bytes, which lay on disk where they were many, and the last part of the name they came with."""
-    name = (file.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
-    return Upload(file.stream.read(), name or None, FILE)
+    return Upload(file.stream.read(), _find_name(file) or None, FILE)

@@ -9,13 +9,15 @@ from uuid_utils import uuid7
 from batchinfer.errors import NotFound
 
 JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT, FILE = "job_", "doc_", "batch_", "key_", "wrk_", "evt_", "file-"
+#: A file that comes in parts, and one of them.
+UPLOAD, UPLOAD_PART = "upload_", "part_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
 #: A job under OpenAI's names: the digits are the job's.
 COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
 _NOUNS = {
     JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
-    RESPONSE: "response", FILE: "file",
+    RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.

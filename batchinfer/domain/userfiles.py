@@ -50,17 +50,22 @@ def parse_file_form(fields: Mapping[str, str], filename: str) -> FileRequest:
     Raises BadRequest with the name of the field.
     """
     refuse_unknown(fields, ("purpose", "expires_after[anchor]", "expires_after[seconds]"))
-    if "purpose" not in fields:
-        refuse("purpose", f"is missing. Say {', '.join(PURPOSES)}.", "missing_required_parameter")
-    purpose = read_word(fields["purpose"], "purpose", PURPOSES)
     after: dict[str, object] = {name[14:-1]: text for name, text in fields.items() if name.startswith("expires_after[")}
     seconds = after.get("seconds")
     if isinstance(seconds, str) and seconds.isdecimal() and len(seconds) < 10:
         after["seconds"] = int(seconds)
+    return parse_file_facts(filename, fields.get("purpose"), after or None)
+
+
+def parse_file_facts(filename: object, purpose: object, expires_after: object) -> FileRequest:
+    """What a file is called, what it is for and how long it is kept. Raises BadRequest with the name of the field."""
+    if purpose is None:
+        refuse("purpose", f"is missing. Say {', '.join(PURPOSES)}.", "missing_required_parameter")
+    word = read_word(purpose, "purpose", PURPOSES)
     name = read_text(filename, "filename", max_chars=MAX_FILENAME_CHARS)
     check_plain(name, "filename")
-    expires_s = parse_expires_after(after, "expires_after") if after else None
-    return FileRequest(name, purpose, LONGEST_EXPIRY_S if purpose == BATCH and expires_s is None else expires_s)
+    expires_s = None if expires_after is None else parse_expires_after(expires_after, "expires_after")
+    return FileRequest(name, word, LONGEST_EXPIRY_S if word == BATCH and expires_s is None else expires_s)
 
 
 def parse_expires_after(value: object, at: str) -> int:

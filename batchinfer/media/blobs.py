@@ -21,7 +21,7 @@ from uuid import UUID
 from batchinfer.errors import Failure, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TENANT = re.compile(r"[0-9a-f]{32}")
@@ -43,7 +43,7 @@ class BlobStore:
         sha256 = hashlib.sha256(data).hexdigest()
         target = self.path(tenant_id, sha256)
         if not _touch(target):
-            with self._writing(target) as file:
+            with self._writing(target.parent, lambda: target) as file:
                 file.write(data)
         return sha256
 
@@ -69,9 +69,24 @@ class BlobStore:
         target = self.path(tenant_id, digest.hexdigest())
         if not _touch(target):
             source.seek(0)
-            with self._writing(target) as file:
+            with self._writing(target.parent, lambda: target) as file:
                 while chunk := source.read(_CHUNK_BYTES):
                     file.write(chunk)
+        return digest.hexdigest()
+
+    def put_pieces(self, tenant_id: UUID, pieces: Iterable[bytes]) -> str:
+        """Keep what comes in pieces, written as they come. Returns its SHA-256. Where `pieces` raises, nothing is kept.
+
+        Raises Unavailable where the disk is full.
+        """
+        digest = hashlib.sha256()
+        # Its name is known at the end; any shelf serves until then.
+        with self._writing(
+            self.path(tenant_id, "0" * 64).parent, lambda: self.path(tenant_id, digest.hexdigest())
+        ) as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
         return digest.hexdigest()
 
     def path(self, tenant_id: UUID, sha256: str) -> Path:
@@ -139,15 +154,17 @@ class BlobStore:
         return tidied
 
     @contextmanager
-    def _writing(self, target: Path) -> Iterator[IO[bytes]]:
-        """A file that becomes `target` when the block ends well, and leaves nothing behind otherwise."""
+    def _writing(self, shelf: Path, name: Callable[[], Path]) -> Iterator[IO[bytes]]:
+        """A file on `shelf` that gets its `name` when the block ends well, and leaves nothing behind otherwise."""
         try:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
+            shelf.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(dir=shelf, prefix=".new-", delete=False) as file:
                 try:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
+                    target = name()
+                    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     Path(file.name).replace(target)
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def upload_file(
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, key, "file", file_id)
             files.record_blobs(tx, caller.tenant_id, [blob])
-            return _insert(tx, caller.tenant_id, file_id, request, blob), False
+            return insert_file(tx, caller.tenant_id, file_id, request, blob), False
     except Replayed as replay:
         return _find(ctx, caller, replay.found.resource_id), True
 
@@ -66,11 +66,18 @@ def store_blob(ctx: Context, tenant_id: UUID, source: IO[bytes]) -> Blob:
     """Put a stream into the blob store, in pieces; told by its first bytes. Raises Unavailable (disk full)."""
     size_bytes = source.seek(0, os.SEEK_END)
     source.seek(0)
-    found = sniff(source.read(HEAD_BYTES))
-    return Blob(ctx.blobs.put_stream(tenant_id, source), size_bytes, found if found in PICTURES | DOCUMENTS else PLAIN)
+    head = source.read(HEAD_BYTES)
+    return make_blob(ctx.blobs.put_stream(tenant_id, source), size_bytes, head)
 
 
-def _insert(tx: Transaction, tenant_id: UUID, file_id: UUID, request: FileRequest, blob: Blob) -> UserFile:
+def make_blob(sha256: str, size_bytes: int, head: bytes) -> Blob:
+    """A blob that is told by its first bytes."""
+    found = sniff(head)
+    return Blob(sha256, size_bytes, found if found in PICTURES | DOCUMENTS else PLAIN)
+
+
+def insert_file(tx: Transaction, tenant_id: UUID, file_id: UUID, request: FileRequest, blob: Blob) -> UserFile:
+    """The file of a blob that this transaction has recorded."""
     return store.insert_file(
         tx,
         file_id,

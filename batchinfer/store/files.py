@@ -34,12 +34,18 @@ _INSERT = text("""
 """)
 # A shared lock: many may use the same picture at once, and only whoever removes it is kept out.
 _SHARE = text("""
-    SELECT sha256, used_at < now() - interval '1 hour' AS stale FROM blobs
+    SELECT sha256, used_at < now() - interval '1 hour' AS stale, media_type FROM blobs
     WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[])) ORDER BY sha256 FOR KEY SHARE
 """)
 _TOUCH = text("""
     UPDATE blobs SET used_at = now()
     WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[])) AND used_at < now() - interval '1 hour'
+""")
+# The part of a file is plain, whatever it begins with: the same bytes may come again as a picture.
+_TELL = text("""
+    UPDATE blobs SET media_type = told.media_type
+    FROM unnest(CAST(:sha256 AS text[]), CAST(:types AS text[])) AS told (sha256, media_type)
+    WHERE blobs.tenant_id = :tenant_id AND blobs.sha256 = told.sha256 AND blobs.media_type = :plain
 """)
 _FIND = text("SELECT sha256, size_bytes, media_type FROM blobs WHERE tenant_id = :tenant_id AND sha256 = :sha256")
 
@@ -57,6 +63,10 @@ def record_blobs(tx: Transaction, tenant_id: UUID, blobs: Sequence[Blob]) -> Non
         stale = [row.sha256 for row in rows if row.stale]
         if stale:
             tx.execute(_TOUCH, {"tenant_id": tenant_id, "names": stale})
+        told = [left[row.sha256] for row in rows if row.media_type == PLAIN != left[row.sha256].media_type]
+        if told:
+            columns = _columns(told)
+            tx.execute(_TELL, {"tenant_id": tenant_id, "plain": PLAIN, **{k: columns[k] for k in ("sha256", "types")}})
         # What was removed between the two statements is inserted in the next round.
         left = {name: left[name] for name in names if name not in {row.sha256 for row in rows}}
 

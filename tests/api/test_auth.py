@@ -24,7 +24,14 @@ ID = "0192f1c07d6a7b3e8f00c0ffee00c0de"
 
 
 #: Of the ids that stand in paths.
-PREFIXES = {"job": "job_", "document": "doc_", "response": "resp_", "file": "file-", "batch": "batch_"}
+PREFIXES = {
+    "job": "job_",
+    "document": "doc_",
+    "response": "resp_",
+    "file": "file-",
+    "batch": "batch_",
+    "upload": "upload_",
+}
 
 
 def operations(app: OpenAPI) -> list[tuple[str, str]]:
@@ -87,7 +94,13 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
 @pytest.mark.parametrize(
     ("scope", "allowed"),
     [
-        ("submit", {"POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID"}),
+        (
+            "submit",
+            {
+                "POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID", "POST /v1/uploads",
+                "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
+            },
+        ),
         (
             "read",
             {

@@ -100,7 +100,7 @@ def test_many_at_once_make_one_job(
 
 
 #: POSTs that make nothing: what they do is done once, however often they come.
-AS_ONCE = {"cancel", "release", "pause", "resume", "reclass", "limits"}
+AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limits"}
 
 
 def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:

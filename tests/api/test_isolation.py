@@ -25,11 +25,13 @@ def same(one: Any, other: Any) -> bool:
 
 
 def make_batch(client: FlaskClient) -> dict[str, str]:
-    """The ids of a file and of a batch that is made of it."""
+    """The ids of a file, of one that comes in parts, and of a batch that is made of the first."""
     form = {"purpose": "batch", "file": (io.BytesIO(b"{}"), "in.jsonl")}
     file_id = client.post("/v1/files", data=form).json["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-    return {"file_id": file_id, "batch_id": client.post("/v1/batches", json=body).json["id"]}
+    upload = {"filename": "in.jsonl", "bytes": 2, "purpose": "batch"}
+    upload_id = client.post("/v1/uploads", json=upload).json["id"]
+    return {"file_id": file_id, "upload_id": upload_id, "batch_id": client.post("/v1/batches", json=body).json["id"]}
 
 
 def test_ids_of_another_tenant_are_not_there(

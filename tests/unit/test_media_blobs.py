@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tracemalloc
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from batchinfer.errors import Failure, Unavailable
 from batchinfer.media.blobs import BlobStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 TENANT = UUID("00000000-0000-7000-8000-000000000001")
@@ -65,6 +67,27 @@ def test_a_file_is_taken_over(blobs: BlobStore, tmp_path: Path) -> None:
     made.write_bytes(b"p" * 3_000_000)
     assert blobs.put_file(TENANT, made) == sha256
     assert not made.exists()
+
+
+def test_what_comes_in_pieces_is_whole_or_not_there(blobs: BlobStore) -> None:
+    assert blobs.put_pieces(TENANT, iter([b"a ", b"page"])) == blobs.put(TENANT, b"a page")
+    assert [path.read_bytes() for path in files_under(blobs.root)] == [b"a page"]
+
+    def break_off() -> Iterator[bytes]:
+        yield b"half"
+        raise Failure("no more")
+
+    with pytest.raises(Failure, match="no more"):
+        blobs.put_pieces(TENANT, break_off())
+    assert len(files_under(blobs.root)) == 1
+
+
+def test_pieces_are_never_together_in_memory(blobs: BlobStore) -> None:
+    tracemalloc.start()
+    blobs.put_pieces(TENANT, (bytes(2**20) for _ in range(32)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
 
 
 @pytest.mark.parametrize("read", [BlobStore.read, BlobStore.open, BlobStore.size_bytes])
