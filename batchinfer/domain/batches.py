@@ -102,12 +102,12 @@ class Batch:
     times: dict[str, datetime] = field(default_factory=dict)
 
 
-def parse_window(value: object) -> timedelta:
-    """The time that a batch has: `24h`, or any whole number of m, h or d up to 30 days. Raises BadRequest."""
+def parse_window(value: object, at: str = "completion_window") -> timedelta:
+    """The time that something has: `24h`, or any whole number of m, h or d up to 30 days. Raises BadRequest."""
     found = _WINDOW.fullmatch(value) if isinstance(value, str) else None
     window = int(found[1]) * _UNITS[found[2]] if found else timedelta(0)
     if not timedelta(0) < window <= _LONGEST:
-        refuse("completion_window", "must be a time such as 24h, 90m or 7d, of at most 30 days.")
+        refuse(at, "must be a time such as 24h, 90m or 7d, of at most 30 days.")
     return window
 
 
