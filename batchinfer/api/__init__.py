@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.api import (
+    batch_items,
     batches,
     chat,
     documents,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
-    files.routes, uploads.routes, batches.routes,
+    files.routes, uploads.routes, batches.routes, batch_items.routes,
 )  # fmt: skip
 
 

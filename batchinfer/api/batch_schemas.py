@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from batchinfer.api.lines import LINES
 from batchinfer.api.schemas import MaybeTime, Time
 from batchinfer.domain.batches import ENDPOINTS, PRIORITIES, BatchState
 from batchinfer.domain.jobs import JobClass
@@ -64,6 +65,8 @@ class BatchExtras(BaseModel):
     job_class: JobClass = Field(serialization_alias="class", description="The class of its jobs.")
     expired: int
     cancelled: int
+    parent_id: str | None = Field(description="The batch whose lines it tries again.")
+    merged: int = Field(description="Lines of its files that are those of batches before it.")
 
 
 class BatchBody(BaseModel):
@@ -104,6 +107,7 @@ class BatchList(BaseModel):
     has_more: bool
 
 
+_LINES = {"type": "string", "description": "A request a line, each an object of JSON."}
 _CREATE = {
     "type": "object",
     "additionalProperties": False,
@@ -123,6 +127,9 @@ _CREATE = {
 }
 CREATE: dict[str, Any] = {
     "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/BatchCreate"}}},
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/BatchCreate"}},
+        LINES[0]: {"schema": _LINES},
+    },
 }
 SCHEMAS: dict[str, dict[str, Any]] = {"BatchCreate": _CREATE}

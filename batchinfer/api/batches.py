@@ -8,12 +8,14 @@ from flask_openapi.blueprint import APIBlueprint
 from batchinfer.api.auth import caller
 from batchinfer.api.batch_schemas import CREATE, BatchBody, BatchList
 from batchinfer.api.bodies import reply
+from batchinfer.api.idempotency import read_idempotency
+from batchinfer.api.lines import has_lines, hash_lines, read_options, read_pieces, refuse_options
 from batchinfer.api.lists import read_cursor, show_page
 from batchinfer.api.openapi import KEY, refusals
-from batchinfer.api.queries import BatchPath, PageQuery
+from batchinfer.api.queries import BatchPath, LinesQuery, PageQuery
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_json
-from batchinfer.domain.batches import PRIORITIES, Batch, parse_batch
+from batchinfer.domain.batches import PRIORITIES, Batch, parse_batch, parse_bulk
 from batchinfer.domain.ids import BATCH, FILE, parse_id, show_id
 from batchinfer.observe.clock import to_unix
 from batchinfer.services import batches
@@ -38,10 +40,21 @@ _PRIORITIES = {job_class: name for name, job_class in PRIORITIES.items()}
     request_body=CREATE,
     responses={200: BatchBody, **refusals(409, 413, 415, 422, 429)},
 )
-def create_batch() -> Response:
-    """Make jobs of the lines of a file. What is wrong with the file is told by the batch, once it was read."""
-    body, idempotency = read_json("/v1/batches")
-    batch, replayed = batches.create_batch(current().context, caller(), parse_batch(body), idempotency)
+def create_batch(query: LinesQuery) -> Response:
+    """Make jobs of the lines of a file, or of the body. What is wrong with them is told by the batch, once it was read.
+
+    As JSON the body names a file. As `application/x-ndjson` it is the lines, and what else JSON would hold stands in
+    the query; it goes through the disk, never the memory, and a body that is cut off makes nothing.
+    """
+    if has_lines():
+        caller().require("submit")
+        read_idempotency("/v1/batches", b"")  # a key that is none is refused before the lines are read
+        asked = parse_bulk(read_options(query))
+        batch, replayed = batches.create_from_lines(current().context, caller(), asked, read_pieces(), hash_lines)
+    else:
+        refuse_options(query)
+        body, idempotency = read_json("/v1/batches")
+        batch, replayed = batches.create_batch(current().context, caller(), parse_batch(body), idempotency)
     response = reply(show_batch(batch))
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -92,6 +105,8 @@ def show_batch(batch: Batch) -> BatchBody:
                 "job_class": batch.job_class,
                 "expired": counts.expired,
                 "cancelled": counts.cancelled,
+                "parent_id": show_id(BATCH, batch.parent_id) if batch.parent_id else None,
+                "merged": batch.merged,
             },
         }
     )

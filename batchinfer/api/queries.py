@@ -112,6 +112,14 @@ class JobsQuery(PageQuery):
     document: Word | None = Field(None, description="Page jobs of this document: an id that begins with doc_.")
 
 
+class ItemsQuery(PageQuery):
+    """Which lines of a batch, in the order of its file."""
+
+    status: JobState | None = Field(None, description=f"Lines in this state: one of {', '.join(JobState)}.")
+    code: Word | None = Field(None, description="Lines that ended with this code, as `errors` of the batch has it.")
+    custom_id: Word | None = Field(None, description="The line of this name.")
+
+
 class FilesQuery(Parameters):
     """Which files."""
 
@@ -119,6 +127,16 @@ class FilesQuery(Parameters):
     after: After = None
     order: Literal["asc", "desc"] = Field("desc", description="desc: newest first; asc: oldest first.")
     purpose: Word | None = Field(None, description="Files of this purpose.")
+
+
+class LinesQuery(Parameters):
+    """What stands beside lines that are a body. `domain.batches` reads it."""
+
+    endpoint: Word | None = Field(None, description="What every line asks for; /v1/jobs unless set.")
+    completion_window: Word | None = Field(None, description="24h unless set, or any time up to 30 days.")
+    priority: Word | None = Field(None, description="low (unless set), normal or high.")
+    metadata: str | None = Field(None, description="Pairs of texts, as an object of JSON.")
+    output_expires_s: int | None = Field(None, description="Seconds after which its output expires.")
 
 
 def refuse_query(error: ValidationError) -> NoReturn:
@@ -133,4 +151,4 @@ def refuse_query(error: ValidationError) -> NoReturn:
 
 
 _PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, ModelPath)
-_QUERIES = (WaitQuery, PageQuery, JobsQuery, FilesQuery)
+_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery)

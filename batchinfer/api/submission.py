@@ -55,6 +55,13 @@ def read_json(route: str) -> tuple[object, Idempotency | None]:
     return decode_json(raw), idempotency
 
 
+def read_optional_json(route: str) -> tuple[object, Idempotency | None]:
+    """The same where the body may be left out: then it is an empty object."""
+    if not request.content_length and "Transfer-Encoding" not in request.headers:
+        return {}, read_idempotency(route, hash_body(b""))
+    return read_json(route)
+
+
 def _read_form() -> tuple[dict[str, str], list[Upload]]:
     refuse_no_boundary()
     refuse_unknown(request.files, {FILE})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.ids import BATCH_LINE, COMPLETION, MESSAGE, REQUEST, RESPONSE, show_id
+from batchinfer.domain.batch_items import NEVER_RAN, show_fault
+from batchinfer.domain.batches import NATIVE
+from batchinfer.domain.ids import BATCH_LINE, COMPLETION, JOB, MESSAGE, REQUEST, RESPONSE, show_id
 from batchinfer.domain.jobs import Job, JobClass, JobState
 from batchinfer.domain.responses import find_status
 from batchinfer.errors import BadRequest
@@ -14,33 +16,22 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 _TIERS = {JobClass.INTERACTIVE: "default", JobClass.NORMAL: "default", JobClass.BATCH: "flex"}
-_NEVER_RAN = {
-    JobState.EXPIRED: {
-        "code": "batch_expired",
-        "message": "This request could not be executed before the completion window expired.",
-    },
-    JobState.CANCELLED: {"code": "batch_cancelled", "message": "This request was cancelled before it was executed."},
-}
 
 
 def show_line(job: Job, custom_id: str, endpoint: str) -> tuple[bool, dict[str, Any]]:
     """The line of a job that has ended, and whether it belongs into the output file; else into that of errors."""
-    if job.state in _NEVER_RAN:
-        return False, _line(job.id, custom_id, None, _NEVER_RAN[job.state])
+    if job.state in NEVER_RAN:
+        return False, _line(job.id, custom_id, None, NEVER_RAN[job.state])
     if job.state is JobState.SUCCEEDED:
         return True, _line(job.id, custom_id, _respond(job.id, 200, _BODIES[endpoint](job)), None)
-    given = job.error or {}
-    error = {
-        "message": given.get("message", "The request failed."), "type": given.get("type", "server_error"),
-        "param": given.get("param"), "code": given.get("code", "failed"),
-    }  # fmt: skip
+    error = show_fault(job.state, job.error or {}) or {}
     status = 400 if error["type"] == BadRequest.kind else 500
     return False, _line(job.id, custom_id, _respond(job.id, status, {"error": error}), None)
 
 
 def show_unread(line_id: UUID, custom_id: str) -> dict[str, Any]:
     """The line of a request that was never made a job, as its batch was cancelled before."""
-    return _line(line_id, custom_id, None, _NEVER_RAN[JobState.CANCELLED])
+    return _line(line_id, custom_id, None, NEVER_RAN[JobState.CANCELLED])
 
 
 def _line(
@@ -109,7 +100,24 @@ def _response(job: Job) -> dict[str, Any]:
     }
 
 
+def _native(job: Job) -> dict[str, Any]:
+    result = job.result or {}
+    return {
+        "id": show_id(JOB, job.id),
+        "object": "job",
+        "status": job.state.value,
+        "model": job.model,
+        "created_at": int(job.created_at.timestamp()),
+        "finished_at": int(job.finished_at.timestamp()) if job.finished_at else None,
+        "attempts": job.attempts,
+        "result": {name: result.get(name) for name in ("text", "finish_reason", "model", "revision", "engine")},
+        "usage": job.usage,
+        "metadata": job.metadata,
+    }
+
+
 _BODIES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "/v1/chat/completions": _completion,
     "/v1/responses": _response,
+    NATIVE: _native,
 }

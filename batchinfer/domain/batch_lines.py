@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.batches import MAX_CUSTOM_ID_CHARS
-from batchinfer.domain.chat import parse_chat
+from batchinfer.domain.batches import MAX_CUSTOM_ID_CHARS, NATIVE
+from batchinfer.domain.chat import open_class, parse_chat
 from batchinfer.domain.fields import check_text, decode_json, read_object, read_text, refuse, require
+from batchinfer.domain.prompts import parse_job
 from batchinfer.domain.responses import parse_response
 from batchinfer.errors import BadRequest
 
@@ -35,6 +36,8 @@ def parse_line(raw: bytes, number: int, *, endpoint: str, limits: Limits, job_cl
         raise BadRequest(error.message.replace("The body", "The line"), code="invalid_json_line") from None
     if not isinstance(line, dict):
         raise BadRequest("The line is no JSON object.", code="invalid_json_line")
+    if endpoint == NATIVE:
+        return _parse_native(line, number, limits, job_class)
     custom_id = read_custom_id(line)
     if line.get("method") != "POST":
         refuse("method", "must be POST.", "invalid_method")
@@ -49,12 +52,26 @@ def parse_line(raw: bytes, number: int, *, endpoint: str, limits: Limits, job_cl
         else:
             job = parse_chat(body, limits, job_class=job_class).job
     except BadRequest as error:
-        raise type(error)(error.message, code=error.code, param=put_in_body(error.param)) from None
+        raise type(error)(error.message, code=error.code, param=show_field(endpoint, error.param)) from None
     return Line(number, custom_id, job)
 
 
-def put_in_body(param: str | None) -> str:
+def _parse_native(line: dict[str, Any], number: int, limits: Limits, job_class: JobClass) -> Line:
+    """The fields of a job and its name on one level; a PDF or TIFF stands for its pages in this one prompt."""
+    body = {name: value for name, value in line.items() if name != "custom_id"}
+    custom_id = _name_line(number) if line.get("custom_id") is None else read_custom_id(line)
+    job = parse_job(open_class(body, job_class), limits)
+    return Line(number, custom_id, replace(job, pages_inline=True))
+
+
+def _name_line(number: int) -> str:
+    return f"line-{number}"
+
+
+def show_field(endpoint: str, param: str | None) -> str | None:
     """The path of a field of a request as one of its line."""
+    if endpoint == NATIVE:
+        return param
     return f"body.{param}" if param else "body"
 
 
@@ -68,6 +85,7 @@ def read_custom_id(line: dict[str, Any]) -> str:
     return custom_id
 
 
-def find_custom_id(raw: bytes) -> str:
+def find_custom_id(raw: bytes, number: int) -> str:
     """The custom id of a line that was found valid before."""
-    return str(json.loads(raw)["custom_id"])
+    given = json.loads(raw).get("custom_id")
+    return _name_line(number) if given is None else str(given)

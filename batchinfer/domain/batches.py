@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from batchinfer.domain.fields import read_object, read_text, read_word, refuse, refuse_unknown, require
@@ -14,12 +14,16 @@ from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.prompts import parse_metadata
 from batchinfer.domain.userfiles import LONGEST_EXPIRY_S, parse_expires_after
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: Characters of a custom id: OpenAI states no limit, and 64 is what others enforce.
 MAX_CUSTOM_ID_CHARS = 256
 #: Bad lines of a file that are told of; more are counted.
 MAX_ERRORS = 100
-#: What a line may ask for.
-ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
+#: What a line may ask for. A line of the last one is the body of a job as it is, with a `custom_id` beside its fields.
+NATIVE = "/v1/jobs"
+ENDPOINTS = ("/v1/chat/completions", "/v1/responses", NATIVE)
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _LONGEST = timedelta(days=30)
@@ -98,7 +102,10 @@ class Batch:
     usage: dict[str, Any] | None = None
     output_file_id: UUID | None = None
     error_file_id: UUID | None = None
+    #: The batch whose lines this one tries again.
     parent_id: UUID | None = None
+    #: Lines of its files that are those of batches before it, once they are written.
+    merged: int = 0
     times: dict[str, datetime] = field(default_factory=dict)
 
 
@@ -113,14 +120,16 @@ def parse_window(value: object, at: str = "completion_window") -> timedelta:
 
 #: What `batchinfer.priority` may say, beside the words of a job's class.
 PRIORITIES = {"low": JobClass.BATCH, "normal": JobClass.NORMAL, "high": JobClass.INTERACTIVE}
-_FIELDS = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "batchinfer")
+_OPTIONS = ("endpoint", "completion_window", "metadata", "output_expires_after", "batchinfer")
+#: What a batch whose lines are the body of its request may leave out.
+_USUAL = {"endpoint": NATIVE, "completion_window": "24h"}
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A valid request for a batch. The file is named as the user sees its id."""
+    """A valid request for a batch. The file is named as the user sees its id; None where the lines come with it."""
 
-    input_file_id: str
+    input_file_id: str | None
     endpoint: str
     completion_window: str
     window: timedelta
@@ -132,8 +141,18 @@ class BatchRequest:
 def parse_batch(body: object) -> BatchRequest:
     """A request from a decoded JSON body. Raises BadRequest with the dotted path of the field."""
     given = read_object(body, "body")
-    refuse_unknown(given, _FIELDS)
+    refuse_unknown(given, ("input_file_id", *_OPTIONS))
     file_id = read_text(require(given, "input_file_id", "Upload a file first."), "input_file_id", max_chars=64)
+    return _parse_options(given, file_id)
+
+
+def parse_bulk(options: Mapping[str, object]) -> BatchRequest:
+    """A request whose lines are the body, from what stands beside them. Raises BadRequest with the name."""
+    refuse_unknown(options, _OPTIONS)
+    return _parse_options(_USUAL | {name: value for name, value in options.items() if value is not None}, None)
+
+
+def _parse_options(given: Mapping[str, object], file_id: str | None) -> BatchRequest:
     endpoint = read_word(require(given, "endpoint", f"Say {ENDPOINTS[0]}."), "endpoint", ENDPOINTS)
     said = require(given, "completion_window", "Say 24h.")
     window = parse_window(said)

@@ -18,6 +18,7 @@ COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
 _NOUNS = {
     JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
     RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part",
+    BATCH_LINE: "line",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.

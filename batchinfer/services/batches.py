@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 from batchinfer.domain.batches import TERMINAL, Batch, BatchState
 from batchinfer.domain.ids import BATCH, FILE, new_id, parse_id, show_id
 from batchinfer.domain.userfiles import BATCH as BATCH_PURPOSE
+from batchinfer.domain.userfiles import LONGEST_EXPIRY_S, FileRequest
 from batchinfer.errors import BadRequest, NotFound
 from batchinfer.services.context import Page
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
-from batchinfer.services.userfiles import make_missing
+from batchinfer.services.userfiles import insert_file, make_missing, store_pieces
 from batchinfer.store import batches as store
-from batchinfer.store import endings, queue, userfiles
+from batchinfer.store import endings, files, queue, userfiles
 from batchinfer.store.claims import READ
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from uuid import UUID
 
     from batchinfer.domain.batches import BatchRequest
@@ -35,8 +37,38 @@ def create_batch(
     Raises NotFound (code file_not_found), BadRequest (a file of another purpose), KeyReused, Busy, Forbidden.
     """
     caller.require("submit")
-    file_id = parse_id(FILE, request.input_file_id)
-    batch = store.NewBatch(
+    file_id = parse_id(FILE, request.input_file_id or "")
+    batch = _make_batch(caller, request, file_id)
+    return store_batch(ctx, caller, batch, idempotency, lambda tx: check_file(tx, caller, file_id))
+
+
+def create_from_lines(
+    ctx: Context,
+    caller: Caller,
+    request: BatchRequest,
+    pieces: Iterable[bytes],
+    idempotency: Callable[[bytes], Idempotency | None] = lambda _: None,
+) -> tuple[Batch, bool]:
+    """The same with the lines themselves, which go through the disk into a file of the batch's own.
+
+    `idempotency` makes the key of this request from the SHA-256 of the lines. Raises what `pieces` raises, KeyReused,
+    Busy, Forbidden, Unavailable; then nothing was made.
+    """
+    caller.require("submit")
+    blob = store_pieces(ctx, caller.tenant_id, pieces)
+    file_id = new_id()
+    batch = _make_batch(caller, request, file_id)
+
+    def insert(tx: Transaction) -> None:
+        files.record_blobs(tx, caller.tenant_id, [blob])
+        named = FileRequest(f"{show_id(BATCH, batch.id)}_input.jsonl", BATCH_PURPOSE, LONGEST_EXPIRY_S)
+        insert_file(tx, caller.tenant_id, file_id, named, blob)
+
+    return store_batch(ctx, caller, batch, idempotency(bytes.fromhex(blob.sha256)), insert)
+
+
+def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID) -> store.NewBatch:
+    return store.NewBatch(
         id=new_id(),
         tenant_id=caller.tenant_id,
         job_class=request.job_class,
@@ -47,13 +79,23 @@ def create_batch(
         metadata=request.metadata,
         options={"output_expires_s": request.output_expires_s},
     )
+
+
+def store_batch(
+    ctx: Context,
+    caller: Caller,
+    batch: store.NewBatch,
+    idempotency: Idempotency | None,
+    before: Callable[[Transaction], None],
+) -> tuple[Batch, bool]:
+    """Store a batch and its reading, after `before` in the same transaction. Answers it, and whether it is a replay."""
     with ctx.db.transaction() as tx:
         found = find_replay(tx, caller, idempotency)
     if found is not None:
         return _find(ctx, caller, found.resource_id), True
     try:
         with ctx.db.transaction() as tx:
-            _check_file(tx, caller, file_id)
+            before(tx)
             take_key(ctx, tx, caller, idempotency, "batch", batch.id)
             admit(ctx, tx, caller.tenant_id, 1)
             store.insert_batch(tx, batch)
@@ -64,7 +106,8 @@ def create_batch(
     return _find(ctx, caller, batch.id), False
 
 
-def _check_file(tx: Transaction, caller: Caller, file_id: UUID) -> None:
+def check_file(tx: Transaction, caller: Caller, file_id: UUID) -> None:
+    """Go on only with a file for batches. Raises NotFound (code file_not_found), BadRequest (invalid_file_purpose)."""
     file = userfiles.find_file(tx, caller.tenant_id, file_id)
     if file is None:
         raise make_missing()
@@ -78,10 +121,11 @@ def _check_file(tx: Transaction, caller: Caller, file_id: UUID) -> None:
 
 def _find(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
     with ctx.db.transaction() as tx:
-        return _require(store.find_batch(tx, caller.tenant_id, batch_id)).batch
+        return require_batch(store.find_batch(tx, caller.tenant_id, batch_id)).batch
 
 
-def _require(held: store.Held | None) -> store.Held:
+def require_batch(held: store.Held | None) -> store.Held:
+    """The batch. Raises NotFound where there is none."""
     if held is None:
         raise NotFound("No batch with this id. It may have been removed after its time.", code="batch_not_found")
     return held
@@ -108,10 +152,10 @@ def cancel_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
     """
     caller.require("cancel")
     with ctx.db.transaction() as tx:
-        _require(store.find_batch(tx, caller.tenant_id, batch_id))
+        require_batch(store.find_batch(tx, caller.tenant_id, batch_id))
         # The reading first: after that no line can become a job.
         endings.cancel(tx, caller.tenant_id, [batch_id], kinds=[READ], actor=caller.actor)
-        batch = _require(store.lock_batch(tx, caller.tenant_id, batch_id)).batch
+        batch = require_batch(store.lock_batch(tx, caller.tenant_id, batch_id)).batch
         if batch.status in TERMINAL - {BatchState.CANCELLED}:
             raise BadRequest(
                 f"Batch {show_id(BATCH, batch_id)} has already ended as {batch.status}. Only a batch that has not "

@@ -5,19 +5,17 @@ Lines become jobs in groups, a transaction each that holds the batch; `lines_rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.batch_lines import Line, parse_line, put_in_body
-from batchinfer.domain.batches import MAX_ERRORS, BatchState
+from batchinfer.domain.batches import BatchState
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.limits import Limits
-from batchinfer.errors import BadRequest, BatchinferError, NotFound, TooLarge, Unsupported
-from batchinfer.services.files import find_document_type, store_uploads
-from batchinfer.services.models import find_model, make_unknown
+from batchinfer.services.files import store_uploads
+from batchinfer.services.findings import Findings, LineForm, check_lines, iterate_lines, parse_one, refuse_file
 from batchinfer.services.requests import build_prompt, find_expiry
+from batchinfer.services.selecting import find_selection
 from batchinfer.services.userfiles import make_missing
 from batchinfer.store import batches, endings, files, jobs, queue, userfiles
 from batchinfer.store.claims import INFER, PREPARE
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from batchinfer.domain.batch_lines import Line
     from batchinfer.domain.userfiles import UserFile
     from batchinfer.services.context import Context
     from batchinfer.store.batches import Held
@@ -36,28 +35,6 @@ if TYPE_CHECKING:
 
 #: Lines, and bytes of their text, that become jobs in one transaction.
 GROUP_LINES, GROUP_BYTES = 500, 16 * 2**20
-
-
-@dataclass
-class _Findings:
-    """What a first look at the file brought: how many requests, of which models, and what is wrong."""
-
-    total: int = 0
-    models: dict[str, bool] = field(default_factory=dict)
-    #: Digests of the custom ids so far: of a fixed size, however long the ids are.
-    names: set[bytes] = field(default_factory=set)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def model(self) -> str | None:
-        """The one model of all requests, or None."""
-        return next(iter(self.models)) if len(self.models) == 1 else None
-
-    def add(self, error: BatchinferError, line: int | None) -> None:
-        """Note what is wrong with a line, or with the whole file."""
-        if len(self.errors) < MAX_ERRORS:
-            told = {"code": error.code, "line": line, "message": error.message, "param": error.param}
-            self.errors.append(told)
 
 
 @dataclass(frozen=True)
@@ -78,7 +55,7 @@ def read_batch(
     """
     held, source = load_source(ctx, claim)
     if held.batch.status is BatchState.VALIDATING:
-        findings = _check_file(ctx, held, source, wanted)
+        findings = _check_source(ctx, held, source, wanted)
         if findings is None:
             return False
         if findings.errors:
@@ -103,73 +80,21 @@ def load_source(ctx: Context, claim: Claim) -> tuple[Held, UserFile]:
     return held, source
 
 
-def iterate_lines(file: BinaryIO, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(number, line) of those that are not blank. A line that is longer comes as its first `most_bytes` + 1 bytes."""
-    number = 0
-    while raw := file.readline(most_bytes + 1):
-        number += 1
-        rest = raw
-        while rest and not rest.endswith(b"\n"):
-            rest = file.readline(2**20)
-        if raw.strip():
-            yield number, raw
-
-
-def _check_file(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool]) -> _Findings | None:
-    settings, limits, findings = ctx.settings, Limits.of(ctx.settings), _Findings()
-    if source.size_bytes > settings.max_batch_bytes:
-        findings.add(_too_large(f"The file is over the limit of {settings.max_batch_bytes:,} bytes."), None)
+def _check_source(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool]) -> Findings | None:
+    most = ctx.settings.max_batch_bytes
+    if source.size_bytes > most:
+        findings = Findings()
+        findings.add(refuse_file(most), None)
         return findings
     with ctx.blobs.open(source.tenant_id, source.blob) as file:
-        for number, raw in iterate_lines(file, settings.max_body_bytes):
-            if not wanted():
-                return None
-            findings.total += 1
-            if findings.total > settings.max_batch_lines:
-                most = f"The file has over {settings.max_batch_lines:,} requests. Make several batches of it."
-                findings.add(TooLarge(most, code="too_many_requests_in_file"), number)
-                break
-            try:
-                _check_line(ctx, held, raw, number, limits, findings)
-            except BatchinferError as error:
-                if error.retry_helps:
-                    raise
-                findings.add(error, number)
-    if not findings.total:
-        findings.add(BadRequest("The file has no request in it.", code="empty_file"), None)
-    return findings
+        return check_lines(ctx, _get_form(ctx, held), file, wanted)
 
 
-def _too_large(sentence: str) -> TooLarge:
-    return TooLarge(f"{sentence} Make several batches of it.", code="file_too_large")
+def _get_form(ctx: Context, held: Held) -> LineForm:
+    return LineForm(held.batch.endpoint, held.job_class, find_selection(ctx, held))
 
 
-def _check_line(ctx: Context, held: Held, raw: bytes, number: int, limits: Limits, findings: _Findings) -> None:
-    line = _parse(ctx, held, raw, number, limits)
-    name = blake2b(line.custom_id.encode(), digest_size=16).digest()
-    if name in findings.names:
-        raise BadRequest("An earlier line has the same custom_id.", code="duplicate_custom_id", param="custom_id")
-    findings.names.add(name)
-    model = line.job.model
-    if model not in findings.models:
-        findings.models[model] = find_model(ctx, model) is not None
-    if not findings.models[model]:
-        error = make_unknown(model)
-        raise NotFound(error.message, code=error.code, param="body.model")
-    try:
-        for upload in line.job.uploads:
-            find_document_type([upload])
-    except Unsupported as error:
-        raise Unsupported(error.message, code=error.code, param=put_in_body(error.param)) from None
-
-
-def _parse(ctx: Context, held: Held, raw: bytes, number: int, limits: Limits) -> Line:
-    if len(raw) > ctx.settings.max_body_bytes:
-        raise TooLarge(f"The line is over {ctx.settings.max_body_bytes:,} bytes.", code="line_too_large")
-    return parse_line(raw, number, endpoint=held.batch.endpoint, limits=limits, job_class=held.job_class)
-
-
-def _begin(ctx: Context, claim: Claim, findings: _Findings) -> bool:
+def _begin(ctx: Context, claim: Claim, findings: Findings) -> bool:
     with ctx.db.transaction() as tx:
         if batches.hold_batch(tx, lease_id=claim.lease_id, claim=claim) is None:
             return False
@@ -177,7 +102,7 @@ def _begin(ctx: Context, claim: Claim, findings: _Findings) -> bool:
     return True
 
 
-def _refuse(ctx: Context, claim: Claim, findings: _Findings) -> bool:
+def _refuse(ctx: Context, claim: Claim, findings: Findings) -> bool:
     with ctx.db.transaction() as tx:
         if batches.hold_batch(tx, lease_id=claim.lease_id, claim=claim) is None:
             return False
@@ -187,15 +112,17 @@ def _refuse(ctx: Context, claim: Claim, findings: _Findings) -> bool:
 
 def _group(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool]) -> Iterator[list[Ready]]:
     """The lines that are no jobs yet, their files stored, in groups."""
-    limits, group, size_bytes, seen = Limits.of(ctx.settings), [], 0, 0
+    limits, form, group, size_bytes, seen = Limits.of(ctx.settings), _get_form(ctx, held), [], 0, 0
     with ctx.blobs.open(source.tenant_id, source.blob) as file:
         for number, raw in iterate_lines(file, ctx.settings.max_body_bytes):
+            if not form.selection.takes(number):
+                continue
             seen += 1
             if seen <= held.lines_read:
                 continue
             if not wanted():
                 return
-            ready = _store_files(ctx, held, _parse(ctx, held, raw, number, limits))
+            ready = _store_files(ctx, held, parse_one(ctx, form, raw, number, limits))
             group.append(ready)
             size_bytes += max(0, len(raw) - sum(blob.size_bytes * 4 // 3 for blob in ready.blobs))
             if len(group) >= GROUP_LINES or size_bytes >= GROUP_BYTES:

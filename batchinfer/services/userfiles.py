@@ -15,7 +15,7 @@ from batchinfer.store import userfiles as store
 from batchinfer.store.files import PLAIN, Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from uuid import UUID
 
     from batchinfer.domain.userfiles import FileRequest, UserFile
@@ -74,6 +74,13 @@ def make_blob(sha256: str, size_bytes: int, head: bytes) -> Blob:
     """A blob that is told by its first bytes."""
     found = sniff(head)
     return Blob(sha256, size_bytes, found if found in PICTURES | DOCUMENTS else PLAIN)
+
+
+def store_pieces(ctx: Context, tenant_id: UUID, pieces: Iterable[bytes]) -> Blob:
+    """The same for bytes that come once. Raises Unavailable (disk full), and what `pieces` raises."""
+    sha256 = ctx.blobs.put_pieces(tenant_id, pieces)
+    with ctx.blobs.open(tenant_id, sha256) as file:
+        return make_blob(sha256, ctx.blobs.size_bytes(tenant_id, sha256), file.read(HEAD_BYTES))
 
 
 def insert_file(tx: Transaction, tenant_id: UUID, file_id: UUID, request: FileRequest, blob: Blob) -> UserFile:

@@ -40,10 +40,10 @@ _PLAIN = (
 )  # fmt: skip
 _COUNTS = ("total", "completed", "failed", "expired", "cancelled")
 _INSERT = text("""
-    INSERT INTO batches (id, tenant_id, class, endpoint, completion_window, input_file_id, metadata, options,
+    INSERT INTO batches (id, tenant_id, class, endpoint, completion_window, input_file_id, parent_id, metadata, options,
         expires_at, schema_version)
-    VALUES (:id, :tenant_id, :job_class, :endpoint, :completion_window, :input_file_id, :metadata, :options,
-        now() + CAST(:window AS interval), :version)
+    VALUES (:id, :tenant_id, :job_class, :endpoint, :completion_window, :input_file_id, :parent_id, :metadata,
+        :options, now() + CAST(:window AS interval), :version)
 """)
 _FIND = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id")
 _LOCK = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id FOR UPDATE")
@@ -58,7 +58,8 @@ _HOLD = text("""
 
 @dataclass(frozen=True)
 class NewBatch:
-    """A batch to be stored; `options` is {"output_expires_s": …}."""
+    """A batch to be stored. `options` is {"output_expires_s": …}, and for a retry of `parent_id` {"retry": {"states",
+    "custom_ids", "merge"}}."""
 
     id: UUID
     tenant_id: UUID
@@ -69,6 +70,7 @@ class NewBatch:
     input_file_id: UUID
     metadata: dict[str, str]
     options: dict[str, Any]
+    parent_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ _CANCEL = text("""
 _END = text("""
     UPDATE batches SET status = :status, output_file_id = :output_file_id, error_file_id = :error_file_id,
         cancelled = greatest(cancelled, total - completed - failed - expired),
+        options = options || CAST(:ended AS jsonb),
         completed_at = CASE :status WHEN 'completed' THEN now() END,
         failed_at = CASE :status WHEN 'failed' THEN now() END,
         expired_at = CASE :status WHEN 'expired' THEN now() END,
@@ -168,11 +171,18 @@ def cancel_batch(tx: Transaction, batch_id: UUID) -> None:
 
 
 def end_batch(
-    tx: Transaction, batch_id: UUID, status: BatchState, *, output_file_id: UUID | None, error_file_id: UUID | None
+    tx: Transaction,
+    batch_id: UUID,
+    status: BatchState,
+    *,
+    output_file_id: UUID | None,
+    error_file_id: UUID | None,
+    merged: int = 0,
 ) -> None:
-    """The files are written, the batch has ended. The caller holds it."""
+    """The files are written, the batch has ended; `merged` of their lines are those of batches before it. The caller
+    holds it."""
     values = {"id": batch_id, "status": status.value, "output_file_id": output_file_id, "error_file_id": error_file_id}
-    tx.execute(_END, values)
+    tx.execute(_END, values | {"ended": as_jsonb({"merged": merged})})
 
 
 _ORDER = text("SELECT id FROM batches WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
@@ -237,7 +247,9 @@ _LEFT = text(f"""
 """)  # noqa: S608 - made of constants
 _FORGET = text("""
     DELETE FROM batches WHERE id IN (
-        SELECT id FROM batches WHERE id < :before AND status IN ('completed', 'failed', 'expired', 'cancelled')
+        SELECT id FROM batches b WHERE id < :before AND status IN ('completed', 'failed', 'expired', 'cancelled')
+          AND NOT EXISTS (SELECT 1 FROM batches c WHERE c.parent_id = b.id
+                          AND c.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
         LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)
 
@@ -288,6 +300,7 @@ def _as_held(row: Row[Any]) -> Held:
         job_class=JobClass(row._mapping["class"]),
         counts=Counts(*(getattr(row, name) for name in _COUNTS)),
         usage=usage,
+        merged=row.options.get("merged", 0),
         times={name: getattr(row, name) for name in _TIMES if getattr(row, name) is not None},
     )
     return Held(batch, batch.job_class, row.options, row.lines_read)

@@ -75,11 +75,11 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
     )
 
 
-_STATE = """CASE WHEN j.final_state IS NOT NULL THEN j.final_state
+STATE = """CASE WHEN j.final_state IS NOT NULL THEN j.final_state
                  WHEN q.kind = 'prepare' THEN 'preparing'
                  ELSE coalesce(q.state, 'queued') END"""
 _COLUMNS = f"""
-    j.id, j.tenant_id, {_STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
+    j.id, j.tenant_id, {STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
     CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,
     j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
     j.expires_at, j.document_id, j.page, j.error, j.metadata,
@@ -109,7 +109,7 @@ def list_jobs(
     """A tenant's jobs, newest first. `after` begins below that id; `before` ends just above it."""
     conditions = ["j.tenant_id = :tenant_id"]
     if state is not None:
-        conditions.append(_condition(state))
+        conditions.append(state_condition(state))
     if model is not None:
         conditions.append("j.model = :model")
     if document_id is not None:
@@ -127,7 +127,7 @@ def list_jobs(
     return [_as_job(row) for row in (reversed(rows) if before is not None else rows)]
 
 
-def _condition(state: JobState) -> str:
+def state_condition(state: JobState) -> str:
     """Live states are the queue's to say: it is small, so that it is read first."""
     if state in TERMINAL:
         return "j.final_state = :state"
@@ -147,10 +147,15 @@ def _list_statement(conditions: str, order: str) -> TextClause:
     )
 
 
+# Of a line that is a job of several batches, the job of the one that is named first.
 _LINES = text(f"""
     WITH page AS MATERIALIZED (
-        SELECT id, line, custom_id FROM jobs WHERE batch_id = :batch_id AND line > :after ORDER BY line LIMIT :limit)
-    SELECT {_COLUMNS}, page.line, page.custom_id FROM page JOIN ({_SOURCE}) ON j.id = page.id ORDER BY page.line
+        SELECT DISTINCT ON (l.line) l.* FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS b (id, place),
+            LATERAL (SELECT id, line, custom_id, batch_id, b.place FROM jobs
+                     WHERE batch_id = b.id AND line > :after ORDER BY line LIMIT :limit) AS l
+        ORDER BY l.line, l.place LIMIT :limit)
+    SELECT {_COLUMNS}, page.line, page.custom_id, page.place FROM page JOIN ({_SOURCE}) ON j.id = page.id
+    ORDER BY page.line
 """)  # noqa: S608 - made of constants
 
 
@@ -163,10 +168,21 @@ def find_last_line(tx: Transaction, batch_id: UUID) -> int:
     return last
 
 
-def list_lines(tx: Transaction, batch_id: UUID, *, after: int, limit: int) -> list[tuple[int, str, Job]]:
-    """(line, custom id, job) of a batch's lines behind line `after`, in the order of the file."""
-    rows = tx.execute(_LINES, {"batch_id": batch_id, "after": after, "limit": limit})
-    return [(row.line, row.custom_id, _as_job(row)) for row in rows]
+@dataclass(frozen=True)
+class LineJob:
+    """A line of a batch's file with its job. `own` is False where the job is that of a batch it was retried from."""
+
+    line: int
+    custom_id: str
+    job: Job
+    own: bool
+
+
+def list_lines(tx: Transaction, batch_ids: Sequence[UUID], *, after: int, limit: int) -> list[LineJob]:
+    """The lines of a batch behind line `after`, in the order of the file; and of the batches that are named behind it
+    those lines that no batch named before has."""
+    rows = tx.execute(_LINES, {"ids": list(batch_ids), "after": after, "limit": limit})
+    return [LineJob(row.line, row.custom_id, _as_job(row), row.place == 1) for row in rows]
 
 
 _ATTEMPTS = text("""

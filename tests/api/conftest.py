@@ -12,13 +12,14 @@ from sqlalchemy import text
 
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import Usage
-from batchinfer.services import keys, models, work
+from batchinfer.services import exporting, keys, models, reading, work
 from batchinfer.services.context import SCOPES
 from batchinfer.store.claims import Outcome
 from batchinfer.web import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from uuid import UUID
 
     from flask.testing import FlaskClient
@@ -132,3 +133,29 @@ def worker(context: Context, model: str) -> Iterator[Worker]:
     )
     yield Worker(context, lease_id)
     work.end_lease(context, lease_id, "the test is over")
+
+
+@dataclass
+class CpuWorker:
+    """Reads and writes batches, as a CPU worker does."""
+
+    context: Context
+    scratch: Path
+
+    def work_on(self, kind: str) -> int:
+        """Do what is ready of kind read or export; how many."""
+        lease_id = work.open_lease(self.context, role="cpu", worker="cpu", host="here", pid=1)
+        claims = work.claim(self.context, lease_id=lease_id, kinds=[kind], model=None, limit=9)
+        for claim in claims:
+            if kind == work.READ:
+                assert reading.read_batch(self.context, claim, lambda action: action(), lambda: True)
+            else:
+                assert exporting.export_batch(self.context, claim, self.scratch, lambda action: action(), lambda: True)
+        work.end_lease(self.context, lease_id, "done")
+        return len(claims)
+
+
+@pytest.fixture
+def cpu(context: Context, tmp_path: Path) -> CpuWorker:
+    """A CPU worker that does what it is told."""
+    return CpuWorker(context, tmp_path)

@@ -99,6 +99,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
             {
                 "POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID", "POST /v1/uploads",
                 "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
+                "POST /v1/batches/validate", "POST /v1/batches/ID/retry",
             },
         ),
         (
@@ -108,7 +109,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/documents/ID", "GET /v1/models", "GET /v1/models/ID", "GET /v1/workers",
                 "GET /v1/overview", "GET /v1/queue", "GET /v1/responses/ID",
                 "GET /v1/files", "GET /v1/files/ID", "GET /v1/files/ID/content", "GET /v1/batches",
-                "GET /v1/batches/ID",
+                "GET /v1/batches/ID", "GET /v1/batches/ID/items", "GET /v1/batches/ID/errors",
             },
         ),
         (

@@ -54,7 +54,9 @@ def test_a_batch_from_file_to_file(
     assert batch["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
     assert (batch["errors"], batch["usage"], batch["output_file_id"]) == (None, None, None)
     assert batch["expires_at"] - batch["created_at"] == 86_400
-    assert batch["batchinfer"] == {"priority": "high", "class": "interactive", "expired": 0, "cancelled": 0}
+    assert batch["batchinfer"] == {
+        "priority": "high", "class": "interactive", "expired": 0, "cancelled": 0, "parent_id": None, "merged": 0
+    }  # fmt: skip
     work_on(context, work.READ, tmp_path)
     running = client.get(f"/v1/batches/{batch['id']}").json
     assert (running["status"], running["request_counts"]["total"]) == ("in_progress", 2)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -25,8 +26,8 @@ LIMIT_BYTES = 2_000_000
 
 
 @pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
-    """The address of gunicorn with the application, one process of threads, on a free port."""
+def server(settings: Settings) -> Iterator[tuple[str, int]]:
+    """The address of gunicorn with the application, one process of threads, on a free port; and its pid."""
     assert settings.database_url is not None
     assert settings.redis_url is not None
     environment = {
@@ -52,10 +53,16 @@ def url(settings: Settings) -> Iterator[str]:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
             # The socket listens already: the first answer comes as soon as the application is there.
             assert httpx.get(f"{address}/healthz", timeout=60, trust_env=False).status_code == 200
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.fixture
+def url(server: tuple[str, int]) -> str:
+    """The address of the server."""
+    return server[0]
 
 
 @pytest.fixture
@@ -131,3 +138,50 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(url: str, http: httpx.C
             head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: {http.headers['Authorization']}\r\n"
             raw.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{".encode())
     assert http.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_lines_that_are_cut_off_make_nothing(url: str, http: httpx.Client, model: str, chunked: bool) -> None:
+    """Whole lines came and the rest did not: none of them becomes a job."""
+    line = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]}).encode() + b"\n"
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: {http.headers['Authorization']}\r\n"
+    head += "Content-Type: application/x-ndjson\r\n"
+    head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else f"Content-Length: {len(line) + 10}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(head.encode() + (b"%x\r\n%s\r\n" % (len(line), line) if chunked else line))
+        raw.shutdown(socket.SHUT_WR)
+        assert b" 200 " not in raw.recv(4096)[:20]
+    assert http.get("/v1/batches").json()["data"] == []
+    assert http.get("/v1/files").json()["data"] == []
+    whole = http.post("/v1/batches", content=iter([line, line]), headers={"Content-Type": "application/x-ndjson"})
+    assert whole.status_code == 200, "chunked and whole is as good as any"
+
+
+def _read_peak_mib(pid: int) -> float:
+    """The most memory that the worker of this gunicorn has had."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return max(
+        int(line.split()[1]) / 1024
+        for child in children
+        for line in Path(f"/proc/{child}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+
+
+@pytest.mark.long
+def test_50_000_lines_pass_through_the_web_server_with_flat_memory(
+    server: tuple[str, int], http: httpx.Client, model: str
+) -> None:
+    line = json.dumps({"model": model, "messages": [{"role": "user", "content": "x" * 2000}]}).encode() + b"\n"
+    headers = {"Content-Type": "application/x-ndjson"}
+
+    def send(number: int) -> None:
+        pieces = (line * 100 for _ in range(number // 100))
+        assert http.post("/v1/batches", content=pieces, headers=headers).status_code == 200
+
+    send(500)
+    before_mib = _read_peak_mib(server[1])
+    send(50_000)
+    assert 50_000 * len(line) > 90 * 2**20
+    assert _read_peak_mib(server[1]) - before_mib < 16

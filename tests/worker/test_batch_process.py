@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from werkzeug.serving import make_server
 
-from batchinfer.domain.batches import TERMINAL, BatchState, parse_batch
+from batchinfer.domain.batches import TERMINAL, BatchState, parse_batch, parse_bulk
 from batchinfer.domain.ids import FILE, show_id
 from batchinfer.domain.userfiles import FileRequest
 from batchinfer.services import batches, upkeep, userfiles
@@ -77,6 +78,34 @@ def test_a_worker_lost_while_it_reads_costs_no_line_and_doubles_none(work, launc
     assert (ended.status, ended.counts.completed, ended.counts.total) == (BatchState.COMPLETED, number, number)
     rows = read_output(work, ended.output_file_id)
     assert [row["custom_id"] for row in rows] == [f"n{index}" for index in range(number)]
+
+
+def _read_peak_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.long
+def test_50_000_lines_are_checked_and_queued_with_flat_memory(work, launcher, until) -> None:
+    line = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "x" * 1500}]}).encode() + b"\n"
+    cpu = launcher.start_cpu()
+
+    def queue(number: int) -> None:
+        """Send so many lines and wait until all of them are jobs."""
+        pieces = (line * 100 for _ in range(number // 100))
+        batch, _ = batches.create_from_lines(work.ctx, work.caller, parse_bulk({}), pieces)
+
+        def is_read() -> bool:
+            with work.ctx.db.transaction() as tx:
+                found = tx.exec_driver_sql("SELECT lines_read FROM batches WHERE id = %s", (batch.id,))
+                return bool(found.scalar_one() == number)
+
+        until(is_read, f"{number} lines are jobs", 240.0)
+
+    queue(1000)
+    before_mib = _read_peak_mib(cpu.pid)
+    queue(50_000)
+    assert _read_peak_mib(cpu.pid) - before_mib < 40, "the lines alone are over 70 MiB"
 
 
 @pytest.fixture
