@@ -16,6 +16,7 @@
     ├── Busy                  429  a limit is reached (retry helps)
     ├── Internal              500  our fault; the request id finds it in the log
     ├── Unavailable           503  a part that is needed is not there (retry helps)
+    │   └── Unreachable       -    said by the client: no service answers there (retry helps)
     ├── Overrun               504  who waited for an answer waited long enough; the job goes on
     ├── Failure               -    how a job ended: stored with the job, never raised at a client
     ├── SettingsError         -    a setting that stops the start
@@ -39,6 +40,8 @@ class BatchinferError(Exception):
     retry_helps: ClassVar[bool] = False
     #: The job that the answer to a waiting client is about, as users see its id.
     job_id: str | None = None
+    #: Of the request whose answer it was, where a client read it: the log of the web server has it.
+    request_id: str | None = None
 
     def __init__(
         self, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
@@ -142,6 +145,12 @@ class Unavailable(BatchinferError):
     """A part that is needed is not there; waiting helps."""
 
     status, default_code, retry_helps = 503, "service_unavailable", True
+
+
+class Unreachable(Unavailable):
+    """A client's word: nothing listens, the network is away, the answer broke off or is not this service's."""
+
+    default_code = "unreachable"
 
 
 class Overrun(BatchinferError):

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, sniff
+from batchinfer.client import folders
+from batchinfer.media.sniff import DOCUMENTS
 from batchinfer.samples import write_documents
 
 if TYPE_CHECKING:
@@ -49,16 +50,8 @@ def draw_files(folder: Path, seed: int) -> list[File]:
 
 def find_files(folder: Path) -> tuple[list[File], int]:
     """The files of a folder and below that can be read, by name, and how many others there are."""
-    files, others = [], 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            with path.open("rb") as file:
-                media_type = sniff(file.read(HEAD_BYTES))
-            if media_type in PICTURES | DOCUMENTS:
-                files.append(File(path, str(media_type)))
-            else:
-                others += 1
-    return files, others
+    found, others = folders.find_files(folder)
+    return [File(path, media_type) for path, media_type in found.items()], others
 
 
 def describe(files: Sequence[File]) -> str:

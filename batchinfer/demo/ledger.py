@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.documents import TERMINAL as ENDED_DOCUMENTS
 from batchinfer.domain.jobs import TERMINAL, JobState
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from batchinfer.demo.files import File
 
 Json = dict[str, Any]
-#: States in which a document changes no more.
-ENDED_DOCUMENTS = frozenset({"completed", "completed_with_errors", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from batchinfer.client.progress import make_plain
 from batchinfer.demo.accuracy import TOLERANCE, Accuracy, find_wrong, read_fields
-from batchinfer.demo.display import make_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from batchinfer.client import Client
 from batchinfer.demo import report
 from batchinfer.demo.accuracy import find_card, measure
-from batchinfer.demo.client import Client
 from batchinfer.demo.display import Screen
 from batchinfer.demo.files import File, describe, draw_files, find_files
 from batchinfer.demo.ledger import Submission, count
 from batchinfer.demo.options import BadOption, Options
 from batchinfer.demo.service import NotStarted, Service
 from batchinfer.demo.watch import Killing, Watch
+from batchinfer.errors import NotFound
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ _SUBMITTERS = 4
 def run(options: Options, console: Console) -> bool:
     """The whole demo; says whether the ledger is clean and the accuracy as good as the card's.
 
-    Raises BadOption, NotStarted and Refused. The service has ended afterwards, except with `KEEP=1`.
+    Raises BadOption, NotStarted and BatchinferError. The service has ended afterwards, except with `KEEP=1`.
     """
     folder = Path(tempfile.mkdtemp(prefix="batchinfer-demo-"))
     console.print(Text("batchinfer demo", style="bold"))
@@ -76,9 +77,10 @@ def _wait_ready(options: Options, console: Console, service: Service) -> None:
 
 def _read_all(options: Options, console: Console, service: Service, files: list[File]) -> Ledger:
     with Client(service.url, service.api_key) as client, Screen(console) as screen:
-        model = client.find_model()
-        if model is None:
-            raise NotStarted(f"No model is ready. The service said:\n{service.tail()}")
+        try:
+            model = client.models.find_ready().id
+        except NotFound:
+            raise NotStarted(f"No model is ready. The service said:\n{service.tail()}") from None
         began_s = time.monotonic()
         submissions = _submit_all(client, files, options.prompt, model)
         took_s = time.monotonic() - began_s
@@ -92,8 +94,8 @@ def _read_all(options: Options, console: Console, service: Service, files: list[
 
 def _submit_all(client: Client, files: list[File], prompt: str, model: str) -> list[Submission]:
     with ThreadPoolExecutor(_SUBMITTERS) as threads:
-        receipts = threads.map(lambda file: client.submit(file.path, prompt, model), files)
-        return [Submission(file, receipt) for file, receipt in zip(files, receipts, strict=True)]
+        receipts = threads.map(lambda file: client.submit(prompt, file.path, model=model), files)
+        return [Submission(file, receipt.as_dict()) for file, receipt in zip(files, receipts, strict=True)]
 
 
 def _report(options: Options, console: Console, folder: Path, service: Service, ledger: Ledger) -> bool:

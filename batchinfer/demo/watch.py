@@ -9,18 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from batchinfer.demo.ledger import ENDED_DOCUMENTS, Json, Submission, count_given_back, has_ended
+from batchinfer.client.progress import Meter
+from batchinfer.demo.ledger import Json, Submission, count_given_back, has_ended
+from batchinfer.domain.documents import TERMINAL as ENDED_DOCUMENTS
 from batchinfer.domain.jobs import TERMINAL, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batchinfer.demo.client import Client
+    from batchinfer.client import Client
 
 _POLL_S = 0.4
 _DOCUMENTS_S = 2.0
-#: The rate is that of the last so many seconds.
-_WINDOW_S = 10.0
 #: No page ended for so long: something is wrong, and the ledger will say what is missing.
 PATIENCE_S = 180.0
 
@@ -97,9 +97,8 @@ class Watch:
     killing: Killing | None = None
     documents: dict[str, Json] = field(default_factory=dict)
     jobs: list[Json] = field(default_factory=list)
-    _began_s: float = field(default_factory=time.monotonic)
     _looked_at_s: float = float("-inf")
-    _history: list[tuple[float, int]] = field(default_factory=list)
+    _meter: Meter = field(default_factory=Meter)
 
     def run(self) -> bool:
         """Go on when everything has ended, or nothing has for `PATIENCE_S`; says whether everything has."""
@@ -120,7 +119,7 @@ class Watch:
             time.sleep(max(_POLL_S, 4 * (time.monotonic() - began_s)))
 
     def _look(self) -> Progress:
-        self.jobs = self._own(self.client.list_jobs())
+        self.jobs = self._own([job.as_dict() for job in self.client.jobs.list()])
         progress = self._measure()
         if progress.done >= progress.total or time.monotonic() - self._looked_at_s >= _DOCUMENTS_S:
             self._look_at_documents()
@@ -138,20 +137,20 @@ class Watch:
         for submission in self.submissions:
             before = self.documents.get(submission.id, {})
             if submission.is_document and before.get("status") not in ENDED_DOCUMENTS:
-                self.documents[submission.id] = self.client.get_document(submission.id)
+                self.documents[submission.id] = self.client.documents.get(submission.id).as_dict()
 
     def _measure(self) -> Progress:
         done = [job for job in self.jobs if job["status"] in TERMINAL]
         total = max(sum(self._count_pages(submission) for submission in self.submissions), len(self.jobs))
-        spent_s = time.monotonic() - self._began_s
         rows = [job["timings"]["rows"] for job in done if "rows" in (job["timings"] or {})]
+        self._meter.note(len(done))
         return Progress(
             total=total,
             done=len(done),
             running=sum(job["status"] == JobState.RUNNING for job in self.jobs),
             rows_per_step=sum(rows) / len(rows) if rows else None,
-            pages_per_s=self._rate(len(done)),
-            left_s=spent_s / len(done) * (total - len(done)) if len(done) * 10 >= total > 0 else None,
+            pages_per_s=self._meter.rate,
+            left_s=self._meter.left_s(total),
         )
 
     def _count_pages(self, submission: Submission) -> int:
@@ -161,11 +160,3 @@ class Watch:
         if document.get("status") in ENDED_DOCUMENTS and not document.get("jobs"):
             return 0
         return document.get("pages") or 1
-
-    def _rate(self, done: int) -> float:
-        now_s = time.monotonic()
-        self._history.append((now_s, done))
-        while self._history[0][0] < now_s - _WINDOW_S:
-            self._history.pop(0)
-        since_s, before = self._history[0]
-        return (done - before) / (now_s - since_s) if now_s > since_s else 0.0

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain import jobs
+from batchinfer.domain.jobs import JobState
 
 
 class DocumentState(StrEnum):
@@ -23,6 +24,10 @@ class DocumentState(StrEnum):
     CANCELLED = "cancelled"
 
 
+#: States in which a document changes no more.
+TERMINAL = frozenset(
+    {DocumentState.COMPLETED, DocumentState.COMPLETED_WITH_ERRORS, DocumentState.FAILED, DocumentState.CANCELLED}
+)
 #: The code of the error by which a document that its owner ended is told from one that failed.
 CANCELLED_CODE = "document_cancelled"
 
@@ -55,7 +60,7 @@ def derive_state(
         return DocumentState.CANCELLED if cancelled else DocumentState.FAILED
     if not rendered:
         return DocumentState.RENDERING if started or counts else DocumentState.QUEUED
-    if any(count for state, count in counts.items() if state not in TERMINAL):
+    if any(count for state, count in counts.items() if state not in jobs.TERMINAL):
         return DocumentState.RUNNING
     if cancelled:
         return DocumentState.CANCELLED

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from batchinfer.client.progress import make_plain
 from batchinfer.demo import report
 from batchinfer.demo.accuracy import find_card, find_wrong, measure
-from batchinfer.demo.display import Screen, describe_progress, make_plain
+from batchinfer.demo.display import Screen, describe_progress
 from batchinfer.demo.ledger import Ledger, PageRow
 from batchinfer.demo.watch import Progress
 from batchinfer.samples import FIELDS

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchinfer.demo.client import Client, Refused
 from batchinfer.demo.service import NotStarted, Service
 
 if TYPE_CHECKING:
@@ -43,18 +42,3 @@ def test_processes_are_read_anew_from_the_ready_file(tmp_path: Path) -> None:
     facts["pids"] = {"model": []}
     (tmp_path / "ready.json").write_text(json.dumps(facts))
     assert service.find_pids("model") == []
-
-
-def test_a_service_that_does_not_answer_is_said_without_the_text_of_a_library(unused_port: int) -> None:
-    with Client(f"http://127.0.0.1:{unused_port}", "bi_x") as client, pytest.raises(Refused) as caught:
-        client.find_model()
-    assert str(caught.value) == "GET /v1/models: no answer (ConnectError)."
-
-
-@pytest.fixture
-def unused_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
