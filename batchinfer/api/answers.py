@@ -32,6 +32,7 @@ def show_completion(job: Job) -> ChatCompletion:
             ],
             "usage": job.usage,
             "system_fingerprint": result["revision"] or None,
+            "batchinfer": {"cached": job.cached},
         }
     )
 
@@ -90,6 +91,7 @@ def show_response(job: Job) -> ResponseBody:
             "max_output_tokens": job.prompt.get("max_tokens"),
             "temperature": sampling.get("temperature"),
             "top_p": sampling.get("top_p"),
+            "batchinfer": {"cached": job.cached},
         }
     )
 

@@ -10,6 +10,7 @@ from batchinfer.api.lines import LINES
 from batchinfer.api.schemas import MaybeTime, Time
 from batchinfer.domain.batches import ENDPOINTS, PRIORITIES, BatchState
 from batchinfer.domain.jobs import JobClass
+from batchinfer.domain.reuse import Reuse
 
 
 class BatchFault(BaseModel):
@@ -66,6 +67,7 @@ class BatchExtras(BaseModel):
     expired: int
     cancelled: int
     parent_id: str | None = Field(description="The batch whose lines it tries again.")
+    cache_hits: int = Field(description="Lines that took over an answer that was kept.")
     merged: int = Field(description="Lines of its files that are those of batches before it.")
 
 
@@ -119,7 +121,7 @@ _CREATE = {
         "output_expires_after": {"type": ["object", "null"], "description": "As `expires_after` of a file."},
         "batchinfer": {
             "type": ["object", "null"],
-            "properties": {"priority": {"enum": list(PRIORITIES)}},
+            "properties": {"priority": {"enum": list(PRIORITIES)}, "cache": {"enum": [*Reuse, None]}},
             "additionalProperties": False,
         },
     },

@@ -107,6 +107,7 @@ def show_batch(batch: Batch) -> BatchBody:
                 "cancelled": counts.cancelled,
                 "parent_id": show_id(BATCH, batch.parent_id) if batch.parent_id else None,
                 "merged": batch.merged,
+                "cache_hits": batch.cache_hits,
             },
         }
     )

@@ -62,6 +62,7 @@ def show_job(job: Job) -> JobBody:
             "page": job.page,
             "metadata": job.metadata,
             "timings": job.timings,
+            "cached": job.cached,
         }
     )
 

@@ -25,7 +25,7 @@ _CHAT = {
 }
 _SAME = (
     "model", "temperature", "top_p", "metadata", "class", "service_tier", "expires_in", "seed", "top_k", "min_p",
-    "repetition_penalty", "stop",
+    "repetition_penalty", "stop", "cache",
 )  # fmt: skip
 _RESPONSE = {
     **_OPEN,

@@ -57,6 +57,12 @@ class ChatUsage(BaseModel):
     prompt_tokens_details: PromptTokens
 
 
+class AnswerExtras(BaseModel):
+    """What OpenAI's object has no place for."""
+
+    cached: bool = Field(description="Whether it is the answer of an earlier job, so that no tokens were used.")
+
+
 class ChatCompletion(BaseModel):
     """An answer. `id` has the digits of its job: `GET /v1/jobs/job_<digits>` reads the same."""
 
@@ -68,6 +74,7 @@ class ChatCompletion(BaseModel):
     usage: ChatUsage
     service_tier: str
     system_fingerprint: str | None
+    batchinfer: AnswerExtras
 
 
 class OutputText(BaseModel):
@@ -142,6 +149,7 @@ class ResponseBody(BaseModel):
     max_output_tokens: int | None
     temperature: float | None
     top_p: float | None
+    batchinfer: AnswerExtras
     background: bool = True
     instructions: None = None
     previous_response_id: None = None

@@ -33,12 +33,13 @@ def has_lines() -> bool:
 def read_options(query: LinesQuery) -> dict[str, Any]:
     """The query as the JSON body would have said it; what was not said is None. Raises BadRequest."""
     given = query.model_dump()
-    metadata, priority, seconds = (given.pop(name) for name in ("metadata", "priority", "output_expires_s"))
+    metadata, seconds = given.pop("metadata"), given.pop("output_expires_s")
+    ours = {name: value for name in ("priority", "cache") if (value := given.pop(name)) is not None}
     after = None if seconds is None else {"anchor": "created_at", "seconds": seconds}
     return {
         **given,
         "metadata": None if metadata is None else _read_metadata(metadata),
-        "batchinfer": None if priority is None else {"priority": priority},
+        "batchinfer": ours or None,
         "output_expires_after": after,
     }
 

@@ -135,6 +135,7 @@ class LinesQuery(Parameters):
     endpoint: Word | None = Field(None, description="What every line asks for; /v1/jobs unless set.")
     completion_window: Word | None = Field(None, description="24h unless set, or any time up to 30 days.")
     priority: Word | None = Field(None, description="low (unless set), normal or high.")
+    cache: Word | None = Field(None, description="Of those lines that do not say: off, reuse, refresh, reuse_any.")
     metadata: str | None = Field(None, description="Pairs of texts, as an object of JSON.")
     output_expires_s: int | None = Field(None, description="Seconds after which its output expires.")
 

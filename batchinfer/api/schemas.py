@@ -68,6 +68,7 @@ class JobBody(BaseModel):
     metadata: dict[str, str]
     #: Seconds, by stage, of the try that succeeded.
     timings: dict[str, float] | None
+    cached: bool = Field(description="Whether its answer is that of an earlier job, so that no tokens were used.")
 
 
 class AttemptBody(BaseModel):
@@ -240,6 +241,7 @@ class MinuteBody(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     images: int
+    reused: int = Field(description="Of those that succeeded: answers of earlier jobs.")
 
 
 class OverviewBody(BaseModel):

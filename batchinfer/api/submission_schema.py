@@ -6,6 +6,7 @@ from typing import Any
 
 from batchinfer.domain import messages, prompts, sampling
 from batchinfer.domain.jobs import JobClass
+from batchinfer.domain.reuse import Reuse
 
 
 def _optional(schema: dict[str, Any], description: str = "") -> dict[str, Any]:
@@ -82,6 +83,10 @@ _COMMON: dict[str, Any] = {
         "Yours; comes back with the job.",
     ),
     "expires_in": _number(1, prompts.MAX_EXPIRES_IN_S, description="Seconds after which an unfinished job expires."),
+    "cache": {
+        "enum": [*Reuse, None],
+        "description": "Whether an answer that is kept may serve, and this one is kept; off unless set.",
+    },
     "n": {"enum": [1, None]},
     "stream": {"enum": [False, None]},
 }

@@ -65,6 +65,7 @@ def _completion(job: Job) -> dict[str, Any]:
         | {"prompt_tokens_details": _details(usage)},
         "service_tier": _TIERS[job.job_class],
         "system_fingerprint": result["revision"] or None,
+        "batchinfer": {"cached": job.cached},
     }
 
 
@@ -97,6 +98,7 @@ def _response(job: Job) -> dict[str, Any]:
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
+        "batchinfer": {"cached": job.cached},
     }
 
 
@@ -113,6 +115,7 @@ def _native(job: Job) -> dict[str, Any]:
         "result": {name: result.get(name) for name in ("text", "finish_reason", "model", "revision", "engine")},
         "usage": job.usage,
         "metadata": job.metadata,
+        "cached": job.cached,
     }
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 from batchinfer.domain.fields import read_object, read_text, read_word, refuse, refuse_unknown, require
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.prompts import parse_metadata
+from batchinfer.domain.reuse import Reuse, parse_cache
 from batchinfer.domain.userfiles import LONGEST_EXPIRY_S, parse_expires_after
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class Batch:
     parent_id: UUID | None = None
     #: Lines of its files that are those of batches before it, once they are written.
     merged: int = 0
+    #: Lines that took over an answer that was kept.
+    cache_hits: int = 0
     times: dict[str, datetime] = field(default_factory=dict)
 
 
@@ -136,6 +139,8 @@ class BatchRequest:
     metadata: dict[str, str]
     output_expires_s: int
     job_class: JobClass
+    #: Of those lines that do not say.
+    cache: Reuse | None = None
 
 
 def parse_batch(body: object) -> BatchRequest:
@@ -158,7 +163,7 @@ def _parse_options(given: Mapping[str, object], file_id: str | None) -> BatchReq
     window = parse_window(said)
     after = given.get("output_expires_after")
     ours = read_object(given.get("batchinfer") or {}, "batchinfer")
-    refuse_unknown(ours, ("priority",), "batchinfer")
+    refuse_unknown(ours, ("priority", "cache"), "batchinfer")
     priority = read_word(ours.get("priority", "low"), "batchinfer.priority", PRIORITIES)
     return BatchRequest(
         input_file_id=file_id,
@@ -168,4 +173,5 @@ def _parse_options(given: Mapping[str, object], file_id: str | None) -> BatchReq
         metadata=parse_metadata(given.get("metadata")),
         output_expires_s=LONGEST_EXPIRY_S if after is None else parse_expires_after(after, "output_expires_after"),
         job_class=PRIORITIES[priority],
+        cache=parse_cache(ours.get("cache"), "batchinfer.cache"),
     )

@@ -35,6 +35,7 @@ TRANSITIONS: dict[str, tuple[frozenset[JobState], JobState]] = {
     "prepare": (frozenset({JobState.PREPARING}), JobState.QUEUED),
     "claim": (frozenset({JobState.QUEUED}), JobState.RUNNING),
     "complete": (frozenset({JobState.RUNNING}), JobState.SUCCEEDED),
+    "reuse": (frozenset({JobState.PREPARING}), JobState.SUCCEEDED),
     "fail": (frozenset({JobState.PREPARING, JobState.RUNNING}), JobState.FAILED),
     "retry": (frozenset({JobState.RUNNING}), JobState.QUEUED),
     "release": (frozenset({JobState.RUNNING, JobState.QUARANTINED}), JobState.QUEUED),
@@ -123,3 +124,5 @@ class Job:
     error: dict[str, Any] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] | None = None
+    #: Whether its answer is that of an earlier job, so that no model was asked.
+    cached: bool = False

@@ -28,6 +28,7 @@ from batchinfer.domain.messages import (
     parse_messages,
     refuse_empty,
 )
+from batchinfer.domain.reuse import Reuse, parse_cache
 from batchinfer.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ MAX_PAIRS, MAX_KEY_CHARS, MAX_VALUE_CHARS = 16, 64, 512
 #: 30 days, the longest that OpenAI keeps a batch's output.
 MAX_EXPIRES_IN_S = 30 * 86_400.0
 
-_COMMON = frozenset({"model", "class", "service_tier", "metadata", "expires_in", "n", "stream"} | sampling.FIELDS)
+_COMMON = sampling.FIELDS | {"model", "class", "service_tier", "metadata", "expires_in", "cache", "n", "stream"}
 JOB_FIELDS = _COMMON | {"messages"}
 FORM_FIELDS = _COMMON | {"prompt", "system"}
 #: Names that others use, and ours for the same.
@@ -57,7 +58,7 @@ _TIERS = {
     "priority": JobClass.INTERACTIVE,
 }
 #: Form fields that are text; the text of all others is JSON.
-_TEXT_FIELDS = frozenset({"model", "class", "service_tier", "prompt", "system", "stop"})
+_TEXT_FIELDS = frozenset({"model", "class", "service_tier", "prompt", "system", "stop", "cache"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class JobRequest:
     channel: str | None = None
     #: A PDF or TIFF among the uploads stands for all its pages in this one prompt, instead of a job a page.
     pages_inline: bool = False
+    #: What it wants of answers that are kept; None where it does not say.
+    cache: Reuse | None = None
 
 
 def parse_job(body: object, limits: Limits) -> JobRequest:
@@ -128,6 +131,7 @@ def _build(given: Mapping[str, object], limits: Limits, read_messages: Callable[
         "response_format": sampling.parse_response_format(given.get("response_format")),
         "metadata": parse_metadata(given.get("metadata")),
         "expires_in_s": _parse_expires_in(given.get("expires_in")),
+        "cache": parse_cache(given.get("cache")),
     }
     messages, uploads = read_messages()
     return JobRequest(**settled, messages=messages, uploads=uploads)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ UNSERVED: dict[str, tuple[object, ...]] = {
 #: Fields that mean the same in a job.
 _SAME = (
     "model", "temperature", "top_p", "metadata", "class", "service_tier", "expires_in", "seed", "top_k", "min_p",
-    "repetition_penalty", "stop",
+    "repetition_penalty", "stop", "cache",
 )  # fmt: skip
 _PARTS = ("input_text", "output_text", "input_image", "input_file")
 _SHOWN = {

@@ -77,8 +77,12 @@ def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID) -> store.N
         window=request.window,
         input_file_id=file_id,
         metadata=request.metadata,
-        options={"output_expires_s": request.output_expires_s},
+        options={"output_expires_s": request.output_expires_s, **_cache(request)},
     )
+
+
+def _cache(request: BatchRequest) -> dict[str, str]:
+    return {"cache": request.cache.value} if request.cache else {}
 
 
 def store_batch(

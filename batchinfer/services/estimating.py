@@ -91,7 +91,8 @@ def validate_lines(
     def count(line: Line) -> None:
         demands.setdefault(line.job.model, Demand(line.job.model)).add(line)
 
-    findings = check_lines(ctx, LineForm(request.endpoint, request.job_class), lines, wanted, count) or Findings()
+    form = LineForm(request.endpoint, request.job_class)
+    findings = check_lines(ctx, form, lines, wanted, count) or Findings()
     with ctx.db.transaction() as tx:
         measured = [measuring.measure(tx, caller.tenant_id, model) for model in demands]
     return Validation(findings, [estimate(*pair) for pair in zip(demands.values(), measured, strict=True)])

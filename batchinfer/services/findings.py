@@ -5,7 +5,7 @@ Lines are read one at a time and forgotten; what stays is a digest of each custo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batchinfer.domain.jobs import JobClass
+    from batchinfer.domain.reuse import Reuse
     from batchinfer.services.context import Context
 
 
 @dataclass(frozen=True)
 class LineForm:
-    """What every line of a batch is: a request for this endpoint, of this class where it names none. Others than those
-    of `selection` are as if they were not there."""
+    """What every line of a batch is: a request for this endpoint, of this class and with this use of kept answers where
+    it names none. Others than those of `selection` are as if they were not there."""
 
     endpoint: str
     job_class: JobClass
+    cache: Reuse | None = None
     selection: Selection = ALL
 
 
@@ -133,4 +135,7 @@ def parse_one(ctx: Context, form: LineForm, raw: bytes, number: int, limits: Lim
     """A line as it becomes a job. Raises TooLarge (code line_too_large), BadRequest, BadImage."""
     if len(raw) > ctx.settings.max_body_bytes:
         raise TooLarge(f"The line is over {ctx.settings.max_body_bytes:,} bytes.", code="line_too_large")
-    return parse_line(raw, number, endpoint=form.endpoint, limits=limits, job_class=form.job_class)
+    line = parse_line(raw, number, endpoint=form.endpoint, limits=limits, job_class=form.job_class)
+    if form.cache is None or line.job.cache is not None:
+        return line
+    return replace(line, job=replace(line.job, cache=form.cache))

@@ -15,6 +15,7 @@ from batchinfer.services.files import find_document_type, store_uploads
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.requests import build_prompt, find_expiry
+from batchinfer.services.reusing import store_jobs
 from batchinfer.store import backlog, endings, files, queue
 from batchinfer.store import jobs as store
 from batchinfer.store.claims import INFER, PREPARE
@@ -75,16 +76,19 @@ def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: 
     with ctx.db.transaction() as tx:
         take_key(ctx, tx, caller, idempotency, "job", job_id)
         admit(ctx, tx, caller.tenant_id, 1)
-        _insert(tx, caller, request, job_id, blobs)
+        ended = _insert(tx, caller, request, job_id, blobs)
         job = store.find_job(tx, caller.tenant_id, job_id)
-    if blobs:
+    if ended:
+        ctx.bell.ring([job_id])
+    elif blobs:
         ctx.announcer.announce_cpu([job_id])
     else:
         ctx.announcer.announce(request.model, request.job_class, [job_id])
     return _require(job)
 
 
-def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> None:
+def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> bool:
+    """Store the job, and its queue row unless it ended at once: its answer was there. Answers whether it did."""
     expires_at = find_expiry(tx, request)
     job = store.NewJob(
         id=job_id,
@@ -96,13 +100,14 @@ def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, 
         expires_at=expires_at,
     )
     files.record_blobs(tx, caller.tenant_id, blobs)
-    store.insert_jobs(tx, [job])
+    tally = Tally()
+    ended = bool(store_jobs(tx, [job], tally))
     kind = PREPARE if blobs else INFER
     entry = queue.Entry(job_id, kind, caller.tenant_id, request.model, request.job_class, expires_at)
-    queue.enqueue(tx, [entry])
-    tally = Tally()
+    queue.enqueue(tx, [] if ended else [entry])
     tally.count(caller.tenant_id, request.model, submitted=1)
     tally.add(tx)
+    return ended
 
 
 def _replay(ctx: Context, caller: Caller, resource: str, resource_id: UUID) -> Job | Document:

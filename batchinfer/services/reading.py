@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from batchinfer.domain.batches import BatchState
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.limits import Limits
+from batchinfer.domain.reuse import parse_cache
 from batchinfer.services.files import store_uploads
 from batchinfer.services.findings import Findings, LineForm, check_lines, iterate_lines, parse_one, refuse_file
 from batchinfer.services.requests import build_prompt, find_expiry
+from batchinfer.services.reusing import store_jobs
 from batchinfer.services.selecting import find_selection
 from batchinfer.services.userfiles import make_missing
 from batchinfer.store import batches, endings, files, jobs, queue, userfiles
@@ -91,7 +93,8 @@ def _check_source(ctx: Context, held: Held, source: UserFile, wanted: Callable[[
 
 
 def _get_form(ctx: Context, held: Held) -> LineForm:
-    return LineForm(held.batch.endpoint, held.job_class, find_selection(ctx, held))
+    cache = parse_cache(held.options.get("cache"))
+    return LineForm(held.batch.endpoint, held.job_class, cache, find_selection(ctx, held))
 
 
 def _begin(ctx: Context, claim: Claim, findings: Findings) -> bool:
@@ -152,24 +155,26 @@ def save_lines(ctx: Context, claim: Claim, group: list[Ready]) -> bool:
             return True
         files.record_blobs(tx, claim.tenant_id, [blob for ready in group for blob in ready.blobs])
         new = [_make_job(held, ready, find_expiry(tx, ready.line.job)) for ready in group]
-        jobs.insert_jobs(tx, new)
-        kinds = [PREPARE if ready.blobs else INFER for ready in group]
+        tally = Tally()
+        ended = store_jobs(tx, new, tally)
+        kinds = {job.id: PREPARE if ready.blobs else INFER for job, ready in zip(new, group, strict=True)}
+        left = [job for job in new if job.id not in ended]
         queue.enqueue(
             tx,
             [
-                queue.Entry(job.id, kind, job.tenant_id, job.model, job.job_class, job.expires_at)
-                for job, kind in zip(new, kinds, strict=True)
+                queue.Entry(job.id, kinds[job.id], job.tenant_id, job.model, job.job_class, job.expires_at)
+                for job in left
             ],
         )
         lines_read = held.lines_read + len(group)
         batches.advance_batch(tx, held.batch.id, lines_read)
         if lines_read >= held.batch.counts.total:
             endings.finish(tx, lease_id=claim.lease_id, claim=claim)
-        tally = Tally()
         for job in new:
             tally.count(job.tenant_id, job.model, submitted=1)
         tally.add(tx)
-    _announce(ctx, new, kinds)
+    ctx.bell.ring(ended)
+    _announce(ctx, left, kinds)
     return True
 
 
@@ -189,11 +194,11 @@ def _make_job(held: Held, ready: Ready, expires_at: datetime | None) -> jobs.New
     )
 
 
-def _announce(ctx: Context, new: list[jobs.NewJob], kinds: list[str]) -> None:
+def _announce(ctx: Context, new: list[jobs.NewJob], kinds: dict[UUID, str]) -> None:
     groups: dict[Any, list[UUID]] = {}
-    for job, kind in zip(new, kinds, strict=True):
-        if kind == INFER:
+    for job in new:
+        if kinds[job.id] == INFER:
             groups.setdefault((job.model, job.job_class), []).append(job.id)
     for (model, job_class), ids in groups.items():
         ctx.announcer.announce(model, job_class, ids)
-    ctx.announcer.announce_cpu([job.id for job, kind in zip(new, kinds, strict=True) if kind == PREPARE])
+    ctx.announcer.announce_cpu([job.id for job in new if kinds[job.id] == PREPARE])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import new_id
 from batchinfer.services.files import record_made
+from batchinfer.services.reusing import store_jobs
 from batchinfer.store import documents, endings, jobs, queue
 from batchinfer.store.claims import INFER
 from batchinfer.store.minutes import Tally
@@ -45,15 +46,17 @@ def save_pages(ctx: Context, lease_id: UUID, claim: Claim, *, pages: Sequence[Pa
             return False
         new = [_page_job(document, page) for page in pages if page.number > document.rendered]
         record_made(ctx, tx, document.tenant_id, [(page.sha256, page.media_type) for page in pages])
-        jobs.insert_jobs(tx, new)
-        entries = [queue.Entry(job.id, INFER, job.tenant_id, job.model, job.job_class, job.expires_at) for job in new]
+        tally = Tally()
+        ended = store_jobs(tx, new, tally)
+        left = [job for job in new if job.id not in ended]
+        entries = [queue.Entry(job.id, INFER, job.tenant_id, job.model, job.job_class, job.expires_at) for job in left]
         queue.enqueue(tx, entries)
         rendered = max([document.rendered, *(page.number for page in pages)])
         documents.advance_rendering(tx, document.id, rendered=rendered, pages=total)
-        tally = Tally()
         tally.count(document.tenant_id, document.model, submitted=len(new))
         tally.add(tx)
-    ctx.announcer.announce(document.model, document.job_class, [job.id for job in new])
+    ctx.bell.ring(ended)
+    ctx.announcer.announce(document.model, document.job_class, [job.id for job in left])
     return True
 
 

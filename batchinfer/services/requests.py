@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.reuse import Reuse
 from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
@@ -30,7 +31,13 @@ def build_prompt(request: JobRequest, blobs: Sequence[Blob]) -> dict[str, Any]:
         "stop": list(request.stop),
         "response_format": request.response_format,
         **told,
+        **_cache(request),
     }
+
+
+def _cache(request: JobRequest) -> dict[str, str]:
+    """What the request wants of kept answers, where it wants anything."""
+    return {} if request.cache in (None, Reuse.OFF) else {"cache": request.cache.value}
 
 
 def _image(blob: Blob, param: str) -> dict[str, Any]:

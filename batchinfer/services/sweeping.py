@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services.crumbs import sweep_crumbs
-from batchinfer.store import batches, outbox, retention, sweeping, uploads, userfiles
+from batchinfer.store import batches, outbox, retention, reuse, sweeping, uploads, userfiles
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
@@ -44,6 +44,7 @@ def drop_expired(ctx: Context) -> int:
         outbox.forget_ended(tx, before=before)
         batches.forget_ended(tx, before=before)
         userfiles.forget_gone(tx, before=before)
+        reuse.forget_dropped(tx, before=before)
         uploads.forget_ended(tx, before=before)
     return dropped
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.retries import RetryClass, find_rule
 from batchinfer.errors import Failure
+from batchinfer.services import reusing
 from batchinfer.services.announcing import announce_requeued
 from batchinfer.services.files import record_made
 from batchinfer.services.losses import make_loss_rule
@@ -269,7 +270,8 @@ def cancel_claims(ctx: Context, claims: Sequence[Claim], *, actor: str) -> int:
 
 
 def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[dict[str, Any]]) -> bool:
-    """A job's pictures are normalised: it becomes ready for its model. False when the fence refused.
+    """A job's pictures are normalised: it becomes ready for its model, or ends with an answer that is kept. False when
+    the fence refused.
 
     `images` is the prompt's whole list, each with `normal` = {"sha256", "media_type", "width", "height"}.
     Raises ValueError where one lacks it: a model worker never meets a file that a user sent.
@@ -277,13 +279,21 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
     if not all(image.get("normal") for image in images):
         raise ValueError("every picture of a prepared job needs its normalised form")
     with ctx.db.transaction() as tx:
-        ready = returns.mark_prepared(tx, lease_id=lease_id, claim=claim, images=images)
         made = [(image["normal"]["sha256"], image["normal"].get("media_type", "")) for image in images]
         record_made(ctx, tx, claim.tenant_id, made)
-    if ready is None:
-        return False
-    announce_requeued(ctx, [ready])
-    return True
+        prompt = {**jobs.load_prompts(tx, [claim.id]).get(claim.id, {}), "images": list(images)}
+        answered = reusing.take_answer(tx, lease_id, claim, prompt)
+        key = reusing.find_key(claim.model, prompt)
+        ready = (
+            None
+            if answered
+            else returns.mark_prepared(tx, lease_id=lease_id, claim=claim, images=images, reuse_key=key)
+        )
+    if answered:
+        ctx.bell.ring([claim.id])
+    elif ready is not None:
+        announce_requeued(ctx, [ready])
+    return answered or ready is not None
 
 
 def reap(ctx: Context) -> int:

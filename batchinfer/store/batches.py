@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 #: What a line that ended adds to its batch.
 COUNTERS = (
     "completed", "failed", "expired", "cancelled", "prompt_tokens", "completion_tokens", "cached_tokens", "images",
+    "cache_hits",
 )  # fmt: skip
 _TIMES = (
     "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at",
 )  # fmt: skip
 _PLAIN = (
     "id", "tenant_id", "endpoint", "input_file_id", "completion_window", "created_at", "expires_at", "model", "errors",
-    "metadata", "output_file_id", "error_file_id", "parent_id",
+    "metadata", "output_file_id", "error_file_id", "parent_id", "cache_hits",
 )  # fmt: skip
 _COUNTS = ("total", "completed", "failed", "expired", "cancelled")
 _INSERT = text("""

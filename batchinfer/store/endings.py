@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
 
-from batchinfer.domain.jobs import JobState
+from batchinfer.domain.jobs import JobState, Usage
 from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, UNCOUNTED, Ended
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
@@ -29,6 +29,8 @@ _FENCE = """q.state = 'running' AND q.attempt = g.attempt
     AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)"""
 #: Kinds whose subject is a job.
 _OF_JOBS = (INFER, PREPARE)
+#: The usage of a job that took over an answer: the first one has paid for it.
+UNUSED: dict[str, Any] = Usage().as_dict() | {"images": 0}
 #: The tries that the user pays for: those of a model, less lost and given back ones.
 TRIES = "CASE q.kind WHEN 'infer' THEN q.attempt - q.crashes - q.released ELSE 0 END"
 
@@ -44,7 +46,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                 attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
                 started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
             FROM gone q WHERE j.id = q.subject_id AND q.kind IN ('infer', 'prepare') AND j.final_state IS NULL
-            RETURNING j.id, j.batch_id
+            RETURNING j.id, j.batch_id, j.reuse_key
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
@@ -96,7 +98,30 @@ _COMPLETE = _ending(
             INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, model,
                 revision, engine, logprobs)
             SELECT id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, made_by, revision, engine,
-                logprobs FROM gone)""",
+                logprobs FROM gone),
+        kept AS (
+            INSERT INTO answers (tenant_id, key, revision, job_id)
+            SELECT DISTINCT ON (q.tenant_id, e.reuse_key, q.revision) q.tenant_id, e.reuse_key, q.revision, q.id
+            FROM ended e JOIN gone q ON q.subject_id = e.id WHERE e.reuse_key IS NOT NULL
+            ORDER BY q.tenant_id, e.reuse_key, q.revision, q.id
+            ON CONFLICT (tenant_id, key, revision) DO UPDATE SET job_id = excluded.job_id, created_at = now())""",
+)
+_REUSE = _ending(
+    f"""
+    held AS (
+        SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings, r.text, r.finish_reason,
+               r.model AS made_by, r.revision, r.engine, r.logprobs, coalesce(r.reused_from, r.job_id) AS reused_from
+        FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
+        JOIN results r ON r.job_id = :source AND r.tenant_id = q.tenant_id
+        WHERE q.id = :id AND q.kind = 'prepare' AND {_FENCE}
+          AND (q.expires_at IS NULL OR q.expires_at > clock_timestamp())
+        FOR UPDATE OF q)""",  # noqa: S608
+    more=""",
+        stored AS (
+            INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision,
+                engine, logprobs, reused_from)
+            SELECT id, tenant_id, attempt, lease_id, text, finish_reason, :usage, made_by, revision, engine, logprobs,
+                reused_from FROM gone)""",
 )
 _FAIL = _ending(
     f"""
@@ -179,6 +204,18 @@ def complete(
                 images=usage.images,
             )
     return frozenset(row.id for row in ended)
+
+
+def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> bool:
+    """End a job that is being prepared with a copy of the answer of the job `source`. False when the fence refused, or
+    that answer has gone meanwhile."""
+    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "source": source}
+    ended = _run(tx, _REUSE, JobState.SUCCEEDED, values | {"usage": as_jsonb(UNUSED)})
+    with counting(tx) as counted:
+        for row in ended:
+            counted.count(row.tenant_id, row.model, succeeded=1, reused=1)
+            counted.count_line(row.batch_id, completed=1, cache_hits=1)
+    return bool(ended)
 
 
 def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: Tally | None = None) -> frozenset[UUID]:

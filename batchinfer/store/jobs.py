@@ -39,15 +39,17 @@ class NewJob:
     #: In the batch's file, from 1, and its name there.
     line: int | None = None
     custom_id: str | None = None
+    #: Under which its answer will be kept.
+    reuse_key: str | None = None
 
 
 _INSERT = text("""
     INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, batch_id, line,
-        custom_id, schema_version)
+        custom_id, reuse_key, schema_version)
     SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
         CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]),
-        CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]))
+        CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]), CAST(:reuse_keys AS text[]))
 """)
 
 
@@ -70,6 +72,7 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
             "batches": [job.batch_id for job in jobs],
             "lines": [job.line for job in jobs],
             "custom_ids": [job.custom_id for job in jobs],
+            "reuse_keys": [job.reuse_key for job in jobs],
             "version": SCHEMA_VERSION,
         },
     )
@@ -84,7 +87,7 @@ _COLUMNS = f"""
     j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
     j.expires_at, j.document_id, j.page, j.error, j.metadata,
     r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.logprobs,
-    r.usage, r.timings"""
+    r.usage, r.timings, r.reused_from"""
 _SOURCE = """jobs j LEFT JOIN queue q ON q.id = j.id LEFT JOIN results r ON r.job_id = j.id"""
 _FIND = text(f"SELECT {_COLUMNS} FROM {_SOURCE} WHERE j.id = :id AND j.tenant_id = :tenant_id")  # noqa: S608
 
@@ -248,5 +251,5 @@ def _as_job(row: Row[Any]) -> Job:
         job_class=JobClass(row.job_class), prompt=row.prompt, created_at=row.created_at, started_at=row.started_at,
         finished_at=row.finished_at, attempts=row.attempts, crashes=row.crashes, expires_at=row.expires_at,
         document_id=row.document_id, page=row.page, result=result, usage=row.usage, error=row.error,
-        metadata=row.metadata, timings=row.timings,
+        metadata=row.metadata, timings=row.timings, cached=row.reused_from is not None,
     )  # fmt: skip

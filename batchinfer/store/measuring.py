@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """Sums over the minutes of a day in which jobs of the model succeeded, and the jobs that wait or run now."""
+    """Sums over the minutes of a day in which the model answered jobs, and the jobs that wait or run now."""
 
     jobs: int
     minutes: int
@@ -25,13 +25,13 @@ class Measured:
 
 
 _MEASURE = text("""
-    SELECT CAST(coalesce(sum(succeeded), 0) AS bigint) AS jobs, count(DISTINCT minute) AS minutes,
+    SELECT CAST(coalesce(sum(succeeded - reused), 0) AS bigint) AS jobs, count(DISTINCT minute) AS minutes,
            CAST(coalesce(sum(prompt_tokens), 0) AS bigint) AS prompt_tokens,
            CAST(coalesce(sum(completion_tokens), 0) AS bigint) AS completion_tokens,
            (SELECT count(*) FROM queue WHERE tenant_id = :tenant_id AND model = :model
             AND kind IN ('infer', 'prepare')) AS waiting
     FROM minutes
-    WHERE tenant_id = :tenant_id AND model = :model AND minute > now() - interval '1 day' AND succeeded > 0
+    WHERE tenant_id = :tenant_id AND model = :model AND minute > now() - interval '1 day' AND succeeded > reused
 """)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COUNTERS = (
     "submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
-    "prompt_tokens", "completion_tokens", "images",
+    "prompt_tokens", "completion_tokens", "images", "reused",
 )  # fmt: skip
 
 #: How a job ends.

@@ -131,7 +131,7 @@ _PREPARED = _returning(
     more=""",
         filled AS (
             UPDATE jobs j SET prompt = jsonb_set(j.prompt, '{images}', CAST(:images AS jsonb)),
-                crashes = j.crashes + h.crashes
+                reuse_key = :reuse_key, crashes = j.crashes + h.crashes
             FROM held h WHERE j.id = h.subject_id)""",
 )
 
@@ -186,9 +186,10 @@ def lose(
 
 
 def mark_prepared(
-    tx: Transaction, *, lease_id: UUID, claim: Claim, images: Sequence[dict[str, Any]]
+    tx: Transaction, *, lease_id: UUID, claim: Claim, images: Sequence[dict[str, Any]], reuse_key: str | None = None
 ) -> Requeued | None:
-    """Make a prepared job ready for its model, its prompt's `images` filled in. None when the fence refused."""
+    """Make a prepared job ready for its model, its prompt's `images` filled in; its answer will be kept under
+    `reuse_key`. None when the fence refused."""
     values = {
         "lease_id": lease_id,
         "ids": [claim.id],
@@ -196,6 +197,7 @@ def mark_prepared(
         "errors": [None],
         "timings": [None],
         "images": as_jsonb(list(images)),
+        "reuse_key": reuse_key,
     }
     return next(iter(_run(tx, _PREPARED, "succeeded", values)), None)
 

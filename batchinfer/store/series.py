@@ -46,6 +46,8 @@ class Minute:
     prompt_tokens: int
     completion_tokens: int
     images: int
+    #: Of those that succeeded: answers that were kept.
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ _MINUTES = text("""
         CAST(sum(expired) AS bigint) AS expired, CAST(sum(quarantined) AS bigint) AS quarantined,
         CAST(sum(retried) AS bigint) AS retried, CAST(sum(lost) AS bigint) AS lost,
         CAST(sum(prompt_tokens) AS bigint) AS prompt_tokens,
-        CAST(sum(completion_tokens) AS bigint) AS completion_tokens, CAST(sum(images) AS bigint) AS images
+        CAST(sum(completion_tokens) AS bigint) AS completion_tokens, CAST(sum(images) AS bigint) AS images,
+        CAST(sum(reused) AS bigint) AS reused
     FROM minutes
     WHERE tenant_id = :tenant_id AND minute > now() - make_interval(mins => :minutes)
       AND model = coalesce(CAST(:model AS text), model)

@@ -152,6 +152,8 @@ jobs = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("crashes", Integer, nullable=False, server_default="0"),
     Column("error", JSONB),
+    #: Under which its answer is kept to serve again; NULL where it is not.
+    Column("reuse_key", Text),
     _time("created_at", nullable=False, now=True), _time("started_at"), _time("finished_at"), _time("expires_at"),
     Index("ix_jobs_tenant", "tenant_id", "id"),
     Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
@@ -175,9 +177,23 @@ results = Table(
     Column("model", Text, nullable=False), Column("revision", Text, nullable=False),
     Column("engine", Text, nullable=False),
     Column("logprobs", JSONB),
+    #: The job whose answer it is, where no model was asked: then nobody tried, and no tokens were used.
+    Column("reused_from", Uuid),
     _time("created_at", nullable=False, now=True),
     Index("ix_results_created_at", "created_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (job_id)",
+)  # fmt: skip
+
+#: Answers that may serve again, by what was asked (`domain.reuse`) and the revision; good while the result is there.
+answers = Table(
+    "answers", metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("revision", Text, primary_key=True),
+    Column("job_id", Uuid, nullable=False),
+    _version(),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_answers_job_id", "job_id"),
 )  # fmt: skip
 
 attempts = Table(
@@ -329,6 +345,7 @@ batches = Table(
       for name in ("total", "completed", "failed", "expired", "cancelled")),
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "images")),
+    Column("cache_hits", Integer, nullable=False, server_default="0"),
     _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
     *(_time(name) for name in ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at",
                                "cancelling_at", "cancelled_at")),
@@ -369,7 +386,7 @@ minutes = Table(
     Column("shard", SmallInteger, primary_key=True, server_default="0"),
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
-                   "prompt_tokens", "completion_tokens", "images")),
+                   "prompt_tokens", "completion_tokens", "images", "reused")),
     _version(),
 )  # fmt: skip
 

@@ -32,7 +32,8 @@ _NEVER = {
             WHEN 'cancelled' THEN false ELSE error IS NULL END""",
     "successes without exactly one try that succeeded": """
         SELECT count(*) FROM jobs j WHERE final_state = 'succeeded' AND 1 <> (SELECT count(*) FROM attempts a
-            WHERE a.job_id = j.id AND a.kind = 'infer' AND a.outcome = 'succeeded')""",
+            WHERE a.job_id = j.id AND a.kind = 'infer' AND a.outcome = 'succeeded')
+          AND NOT EXISTS (SELECT 1 FROM results r WHERE r.job_id = j.id AND r.reused_from IS NOT NULL)""",
     "idempotency keys that made two things": """
         SELECT count(*) FROM (
             SELECT 1 FROM (SELECT id, metadata FROM jobs WHERE document_id IS NULL

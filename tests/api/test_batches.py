@@ -55,7 +55,8 @@ def test_a_batch_from_file_to_file(
     assert (batch["errors"], batch["usage"], batch["output_file_id"]) == (None, None, None)
     assert batch["expires_at"] - batch["created_at"] == 86_400
     assert batch["batchinfer"] == {
-        "priority": "high", "class": "interactive", "expired": 0, "cancelled": 0, "parent_id": None, "merged": 0
+        "priority": "high", "class": "interactive", "expired": 0, "cancelled": 0, "parent_id": None, "merged": 0,
+        "cache_hits": 0,
     }  # fmt: skip
     work_on(context, work.READ, tmp_path)
     running = client.get(f"/v1/batches/{batch['id']}").json

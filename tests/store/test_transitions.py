@@ -54,6 +54,14 @@ def _apply(bench, verb, job_id, lease, claim):
     held = claim or Claim(job_id, INFER, job_id, DEFAULT_TENANT, "", None, 1, 0, 0, 1, None, None, lease)
     if verb == "prepare":
         work.mark_prepared(ctx, lease, held, [])
+    elif verb == "reuse":
+        (source,) = bench.put()
+        lender = bench.open("lender")
+        (loan,) = [claim for claim in bench.claim(lender) if claim.id == source]
+        bench.complete(lender, [loan])
+        work.release(ctx, lender)
+        with ctx.db.transaction() as tx:
+            endings.reuse(tx, lease_id=lease, claim=held, source=source)
     elif verb == "claim":
         bench.claim(lease)
     elif verb == "complete":

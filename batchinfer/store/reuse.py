@@ -1,0 +1,71 @@
+"""Answers that are kept to serve again: which job of a tenant has the answer to a key, of a model's revision.
+
+A row points to a result and is good for as long as that is there. What a job takes over is copied, with no tokens in
+its usage: the first one has paid for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy import text
+
+from batchinfer.store.clean import as_jsonb
+from batchinfer.store.endings import UNUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchinfer.store.session import Transaction
+
+#: Stands for the lease of what no worker did.
+NOBODY = UUID(int=0)
+_FIND = text("""
+    SELECT w.key, a.job_id FROM unnest(CAST(:keys AS text[]), CAST(:models AS text[])) AS w (key, model)
+    JOIN models m ON m.name = w.model
+    JOIN answers a ON a.tenant_id = :tenant_id AND a.key = w.key AND a.revision = m.revision
+    JOIN results r ON r.job_id = a.job_id AND r.tenant_id = a.tenant_id
+""")
+# One statement is one snapshot: a job ends if and only if it gets its result.
+_END = text("""
+    WITH source AS (
+        SELECT g.id, r.* FROM unnest(CAST(:ids AS uuid[]), CAST(:sources AS uuid[])) AS g (id, source)
+        JOIN results r ON r.job_id = g.source AND r.tenant_id = :tenant_id),
+    ended AS (
+        UPDATE jobs j SET final_state = 'succeeded', finished_at = now() FROM source s
+        WHERE j.id = s.id AND j.tenant_id = :tenant_id AND j.final_state IS NULL RETURNING j.id)
+    INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision, engine,
+        logprobs, reused_from)
+    SELECT s.id, s.tenant_id, 0, :nobody, s.text, s.finish_reason, :usage, s.model, s.revision, s.engine, s.logprobs,
+           coalesce(s.reused_from, s.job_id)
+    FROM source s JOIN ended e ON e.id = s.id
+    RETURNING job_id
+""")
+_FORGET = text("""
+    DELETE FROM answers WHERE (tenant_id, key, revision) IN (
+        SELECT tenant_id, key, revision FROM answers WHERE job_id < :before ORDER BY job_id LIMIT :limit)
+""")
+
+
+def find_answers(tx: Transaction, tenant_id: UUID, models: Mapping[str, str]) -> dict[str, UUID]:
+    """For keys (each with its model) the job of this tenant that has the answer of the model's present revision."""
+    if not models:
+        return {}
+    values = {"tenant_id": tenant_id, "keys": list(models), "models": list(models.values())}
+    return {row.key: row.job_id for row in tx.execute(_FIND, values)}
+
+
+def end_with(tx: Transaction, tenant_id: UUID, sources: Mapping[UUID, UUID]) -> frozenset[UUID]:
+    """End jobs that this transaction stored, each with the answer of another job. Answers those that really ended: the
+    others' answer has gone meanwhile."""
+    if not sources:
+        return frozenset()
+    values = {"tenant_id": tenant_id, "ids": list(sources), "sources": list(sources.values())}
+    rows = tx.execute(_END, values | {"nobody": NOBODY, "usage": as_jsonb(UNUSED)})
+    return frozenset(rows.scalars())
+
+
+def forget_dropped(tx: Transaction, *, before: UUID, limit: int = 100_000) -> int:
+    """Drop rows whose job is older than an id, at most `limit`. Answers how many."""
+    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
