@@ -44,7 +44,8 @@ _END = text("""
 """)
 _FORGET = text("""
     DELETE FROM answers WHERE (tenant_id, key, revision) IN (
-        SELECT tenant_id, key, revision FROM answers WHERE job_id < :before ORDER BY job_id LIMIT :limit)
+        SELECT tenant_id, key, revision FROM answers WHERE job_id < :before ORDER BY job_id LIMIT :limit
+        FOR UPDATE SKIP LOCKED)
 """)
 
 

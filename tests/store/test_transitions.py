@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from batchinfer.domain.ids import DEFAULT_TENANT
+from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import TRANSITIONS, JobState
 from batchinfer.services import work
 from batchinfer.store import endings, jobs, queue
 from batchinfer.store.claims import INFER, PREPARE, Claim
+
+#: The answer of an earlier job.
+KEPT = """
+    INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision, engine)
+    VALUES (:id, :tenant_id, 1, :id, 'kept', 'stop', '{}', 'reader', 'r1', 'fake')
+"""
 
 
 def _reach(bench, state):
@@ -55,11 +61,8 @@ def _apply(bench, verb, job_id, lease, claim):
     if verb == "prepare":
         work.mark_prepared(ctx, lease, held, [])
     elif verb == "reuse":
-        (source,) = bench.put()
-        lender = bench.open("lender")
-        (loan,) = [claim for claim in bench.claim(lender) if claim.id == source]
-        bench.complete(lender, [loan])
-        work.release(ctx, lender)
+        source = new_id()
+        bench.run(KEPT, id=source, tenant_id=DEFAULT_TENANT)
         with ctx.db.transaction() as tx:
             endings.reuse(tx, lease_id=lease, claim=held, source=source)
     elif verb == "claim":

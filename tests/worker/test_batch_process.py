@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import threading
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 from werkzeug.serving import make_server
 
 from batchinfer.domain.batches import TERMINAL, BatchState, parse_batch, parse_bulk
 from batchinfer.domain.ids import FILE, show_id
 from batchinfer.domain.userfiles import FileRequest
-from batchinfer.services import batches, upkeep, userfiles
+from batchinfer.services import batch_items, batches, upkeep, userfiles
 from batchinfer.web import create_app
 
 if TYPE_CHECKING:
@@ -106,6 +108,52 @@ def test_50_000_lines_are_checked_and_queued_with_flat_memory(work, launcher, un
     before_mib = _read_peak_mib(cpu.pid)
     queue(50_000)
     assert _read_peak_mib(cpu.pid) - before_mib < 40, "the lines alone are over 70 MiB"
+
+
+def _draw(form: str, size: tuple[int, int], mode: str = "L", **more: Any) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, 255).save(file, form, **more)
+    return file.getvalue()
+
+
+def test_pictures_that_cannot_be_read_fail_their_lines_alone(work, launcher, until) -> None:
+    """A bomb, a picture that is cut off, one that moves, and one that is fine."""
+    frames = [Image.new("L", (8, 8), shade) for shade in range(9)]
+    pictures = {
+        "bomb": _draw("PNG", (14_000, 13_000), "1"),
+        "cut": _draw("JPEG", (64, 64))[:300],
+        "moving": _draw("WEBP", (8, 8), "RGB", save_all=True, append_images=frames),
+        "fine": _draw("PNG", (8, 8)),
+    }
+    rows = [
+        {
+            "custom_id": name,
+            "model": MODEL,
+            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
+        }
+        for name, data in pictures.items()
+        for url in [f"data:image/png;base64,{base64.b64encode(data).decode()}"]
+    ]
+    assert len(pictures["bomb"]) < 60_000
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    batch, _ = batches.create_from_lines(work.ctx, work.caller, parse_bulk({}), [lines])
+    launcher.start_cpu()
+    launcher.start_model()
+
+    def ended() -> Batch | None:
+        found = batches.get_batch(work.ctx, work.caller, batch.id)
+        return found if found.status in TERMINAL else None
+
+    done = until(ended, "the batch ends")
+    assert (done.status, done.counts.completed, done.counts.failed) == (BatchState.COMPLETED, 1, 3)
+    causes = {cause.custom_id: cause for cause in batch_items.list_causes(work.ctx, work.caller, batch.id)}
+    assert {name: cause.code for name, cause in causes.items()} == {
+        "bomb": "image_too_large", "cut": "image_parse_error", "moving": "too_many_frames"
+    }  # fmt: skip
+    assert not any(cause.retry_helps for cause in causes.values())
+    with work.ctx.db.transaction() as tx:
+        tried = tx.exec_driver_sql("SELECT count(*) FROM attempts WHERE kind = 'infer'").scalar_one()
+    assert tried == 1, "no model worker met the others"
 
 
 @pytest.fixture
