@@ -12,6 +12,7 @@ from batchinfer.api import (
     files,
     fleet,
     health,
+    job_reads,
     jobs,
     models,
     openapi,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
-    files.routes, uploads.routes, batches.routes, batch_items.routes,
+    files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes,
 )  # fmt: skip
 
 

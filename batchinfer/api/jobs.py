@@ -7,14 +7,15 @@ from flask_openapi.blueprint import APIBlueprint
 
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply, show_attempt, show_document, show_job
-from batchinfer.api.lists import read_cursor, show_page
-from batchinfer.api.openapi import KEY, SUBMISSION, SUBMITTED, refusals
+from batchinfer.api.conditional import reply_tagged
+from batchinfer.api.lists import read_cursor, read_pairs, read_time, show_page
+from batchinfer.api.openapi import KEY, SUBMISSION, SUBMITTED, UNCHANGED, refusals
 from batchinfer.api.queries import JobPath, JobsQuery, WaitQuery
 from batchinfer.api.schemas import AttemptList, DocumentBody, JobBody, JobList
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_submission
 from batchinfer.domain.documents import Document
-from batchinfer.domain.ids import DOCUMENT, JOB, parse_id
+from batchinfer.domain.ids import BATCH, DOCUMENT, JOB, parse_id
 from batchinfer.services import jobs
 
 routes = APIBlueprint(
@@ -55,20 +56,21 @@ def submit_job() -> Response:
     return response
 
 
-@routes.get("/jobs/<job_id>", operation_id="get_job", responses={200: JobBody})
+@routes.get("/jobs/<job_id>", operation_id="get_job", responses={200: JobBody, 304: UNCHANGED})
 def get_job(path: JobPath, query: WaitQuery) -> Response:
     """A job as it stands; with `?wait=` seconds, as soon as it has ended or the time is over.
 
-    Where too many already wait, the answer comes at once: look at `status` and ask again.
+    Where too many already wait, the answer comes at once: look at `status` and ask again. With `If-None-Match` and the
+    `ETag` of an earlier answer it is 304 where nothing has changed.
     """
     state, job_id = current(), parse_id(JOB, path.job_id)
     wait_s = min(query.wait, state.context.settings.max_wait_s)
     if wait_s <= 0:
-        return reply(show_job(jobs.get_job(state.context, caller(), job_id)))
+        return reply_tagged(show_job(jobs.get_job(state.context, caller(), job_id)))
     with state.waiters.try_enter() as entered:
         if entered:
-            return reply(show_job(jobs.wait_for_job(state.context, caller(), job_id, wait_s)))
-    return reply(show_job(jobs.get_job(state.context, caller(), job_id)))
+            return reply_tagged(show_job(jobs.wait_for_job(state.context, caller(), job_id, wait_s)))
+    return reply_tagged(show_job(jobs.get_job(state.context, caller(), job_id)))
 
 
 @routes.get("/jobs", operation_id="list_jobs", responses={200: JobList})
@@ -79,7 +81,12 @@ def list_jobs(query: JobsQuery) -> Response:
         caller(),
         state=query.status,
         model=query.model,
+        job_class=query.job_class,
         document_id=read_cursor(DOCUMENT, query.document, "document"),
+        batch_id=read_cursor(BATCH, query.batch, "batch"),
+        created_from=read_time(query.created_from),
+        created_before=read_time(query.created_before),
+        metadata=read_pairs(query.metadata),
         after=read_cursor(JOB, query.after),
         limit=query.limit,
     )

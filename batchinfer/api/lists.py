@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from batchinfer.domain.fields import decode_json
 from batchinfer.domain.ids import parse_id
+from batchinfer.domain.prompts import parse_metadata
 from batchinfer.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -29,6 +32,27 @@ def read_cursor(prefix: str, text: str | None, name: str = "after") -> UUID | No
             f"`{name}` is no id of this list: such an id begins with {prefix}. Send the `last_id` of a page.",
             code="invalid_cursor" if name == "after" else "invalid_value",
             param=name,
+        ) from None
+
+
+def read_time(seconds: float | None) -> datetime | None:
+    """A time in a query, from seconds since 1970."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def read_pairs(text: str | None) -> dict[str, str] | None:
+    """Pairs of metadata in a query. Raises BadRequest."""
+    if text is None:
+        return None
+    try:
+        return parse_metadata(decode_json(text.encode()))
+    except BadRequest as error:
+        if error.param is not None:
+            raise
+        raise BadRequest(
+            '`metadata` must be a JSON object of texts, {"customer": "a"} for example.',
+            code="invalid_json",
+            param="metadata",
         ) from None
 
 

@@ -29,6 +29,7 @@ SUBMITTED: dict[str, Any] = {
     "description": "A job, or for a PDF or TIFF a document.",
     "content": {"application/json": {"schema": {"anyOf": _NOUNS}}},
 }
+UNCHANGED: dict[str, Any] = {"description": "It is as the ETag in `If-None-Match` says; there is no body."}
 
 #: What `flask_openapi.OpenAPI` is made with.
 DOCUMENT: dict[str, Any] = {

@@ -8,17 +8,19 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from batchinfer.domain.fields import check_text, refuse, refuse_unknown
-from batchinfer.domain.jobs import JobState
+from batchinfer.domain.jobs import JobClass, JobState
 
 
-def _check_word(text: str, info: ValidationInfo) -> str:
+def _check_word(text: str | None, info: ValidationInfo) -> str | None:
     """Refuse a NUL, which Postgres cannot take. Raises BadRequest, which pydantic lets through."""
-    check_text(text, info.field_name or "query")
+    check_text(text or "", info.field_name or "query")
     return text
 
 
 Word = Annotated[str, AfterValidator(_check_word), Field(max_length=256)]
 Limit = Annotated[int, Field(ge=1, le=100, description="How many at most: a whole number from 1 to 100.")]
+_SECONDS = "seconds since 1970, a number from 0 to 10 to the 10th."
+Seconds = Annotated[float | None, Field(ge=0, le=1e10, allow_inf_nan=False)]
 After = Annotated[Word | None, Field(description="The `last_id` of the page before: an id of this list.")]
 
 
@@ -109,7 +111,18 @@ class JobsQuery(PageQuery):
 
     status: JobState | None = Field(None, description=f"Jobs in this state: one of {', '.join(JobState)}.")
     model: Word | None = Field(None, description="Jobs of this model: its name.")
+    job_class: JobClass | None = Field(
+        None, alias="class", description=f"Jobs of this class: one of {', '.join(JobClass)}."
+    )
     document: Word | None = Field(None, description="Page jobs of this document: an id that begins with doc_.")
+    batch: Word | None = Field(None, description="Jobs of this batch: an id that begins with batch_.")
+    created_from: Seconds = Field(None, description=f"Jobs made then or later: {_SECONDS}")
+    created_before: Seconds = Field(None, description=f"Jobs made before that: {_SECONDS}")
+    metadata: Annotated[str | None, AfterValidator(_check_word)] = Field(
+        None,
+        max_length=16_384,
+        description='Jobs that have all these pairs: a JSON object of texts, {"customer": "a"} for example.',
+    )
 
 
 class ItemsQuery(PageQuery):
@@ -144,7 +157,10 @@ def refuse_query(error: ValidationError) -> NoReturn:
     """Raise BadRequest for the first thing that is wrong: the name of the parameter and what it takes."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
-    known = {model.__name__: model.model_fields for model in (*_PATHS, *_QUERIES)}
+    known = {
+        model.__name__: {field.alias or name: field for name, field in model.model_fields.items()}
+        for model in (*_PATHS, *_QUERIES)
+    }
     fields = known.get(error.title, {})
     if first["type"] == "extra_forbidden":
         refuse_unknown([name], fields)

@@ -84,6 +84,30 @@ class AttemptBody(BaseModel):
     timings: dict[str, float] | None
 
 
+class SpanBody(BaseModel):
+    """A stretch of a job's time. `kind` is waiting, prepare or infer; the last four are there where a try ended."""
+
+    kind: str
+    started_at: float
+    finished_at: float | None
+    #: Seconds by stage.
+    stages: dict[str, float]
+    attempt: int | None
+    outcome: str | None
+    worker: str | None
+    error: ErrorDetail | None
+
+
+class TimelineBody(BaseModel):
+    """Where the time of a job went. `stages` are seconds and add up to `total_s`; times are seconds since 1970."""
+
+    object: Literal["timeline"] = "timeline"
+    job_id: str
+    total_s: float
+    stages: dict[str, float]
+    spans: list[SpanBody]
+
+
 class DocumentBody(BaseModel):
     """A document. `pages` is null until the file was opened; `jobs` are the ids of its pages, in order."""
 

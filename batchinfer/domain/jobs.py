@@ -81,6 +81,21 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class JobFilter:
+    """Which jobs of a list; None leaves a condition out. `metadata` are pairs that a job must all have."""
+
+    state: JobState | None = None
+    model: str | None = None
+    job_class: JobClass | None = None
+    document_id: UUID | None = None
+    batch_id: UUID | None = None
+    #: Made at or after, and before; aware.
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One ended try. `outcome` is succeeded, failed, retry, lost, released, cancelled or expired."""
 

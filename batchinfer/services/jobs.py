@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import JOB, new_id, show_id
-from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain.jobs import TERMINAL, JobFilter, JobState
 from batchinfer.domain.retries import ALONE_FROM
+from batchinfer.domain.timelines import Timeline, build_timeline
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import documents, models
 from batchinfer.services.context import Page
@@ -21,6 +22,7 @@ from batchinfer.store import jobs as store
 from batchinfer.store.claims import INFER, PREPARE
 from batchinfer.store.events import Event, record
 from batchinfer.store.minutes import Tally
+from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -147,26 +149,19 @@ def list_jobs(
     ctx: Context,
     caller: Caller,
     *,
-    state: JobState | None = None,
-    model: str | None = None,
-    document_id: UUID | None = None,
     before: UUID | None = None,
     after: UUID | None = None,
     limit: int = 20,
+    **conditions: Any,
 ) -> Page[Job]:
-    """Jobs, newest first. `after` goes on below that id (older ones), `before` ends just above it (newer ones)."""
+    """Jobs, newest first. `after` goes on below that id (older ones), `before` ends just above it (newer ones).
+
+    `conditions` are the fields of JobFilter.
+    """
     caller.require("read")
+    wanted = JobFilter(**conditions)
     with ctx.db.transaction() as tx:
-        found = store.list_jobs(
-            tx,
-            caller.tenant_id,
-            state=state,
-            model=model,
-            document_id=document_id,
-            before=before,
-            after=after,
-            limit=limit + 1,
-        )
+        found = store.list_jobs(tx, caller.tenant_id, wanted, before=before, after=after, limit=limit + 1)
     return Page.cut(found, limit, backwards=before is not None)
 
 
@@ -225,3 +220,24 @@ def list_attempts(ctx: Context, caller: Caller, job_id: UUID) -> list[Attempt]:
     with ctx.db.transaction() as tx:
         _require(store.find_job(tx, caller.tenant_id, job_id))
         return store.list_attempts(tx, job_id)
+
+
+def read_timeline(ctx: Context, caller: Caller, job_id: UUID) -> Timeline:
+    """Where the time of a job went, up to its end or to now. Raises NotFound."""
+    caller.require("read")
+    with ctx.db.transaction() as tx:
+        # The queue first: a try that ends in between is then among the ended ones, and the job has ended.
+        held = store.find_held(tx, job_id)
+        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+        tries = store.list_attempts(tx, job_id)
+        now = read_now(tx)
+    return build_timeline(job.created_at, tries, ended_at=job.finished_at, now=now, held=held)
+
+
+def read_result(ctx: Context, caller: Caller, job_id: UUID) -> Job:
+    """A job that has a result. Raises NotFound, and Conflict (code no_result) for one that has none, or none yet."""
+    job = get_job(ctx, caller, job_id)
+    if job.result is None:
+        later = "" if job.state in TERMINAL else " Wait for its end with `?wait=` on the job."
+        raise Conflict(f"Job {show_id(JOB, job_id)} is {job.state} and has no result.{later}", code="no_result")
+    return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
@@ -10,6 +11,7 @@ from sqlalchemy import TextClause, text
 from batchinfer.domain.jobs import TERMINAL, Attempt, Job, JobClass, JobState
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.endings import TRIES
+from batchinfer.store.partitions import first_id
 from batchinfer.store.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Row
 
+    from batchinfer.domain.jobs import JobFilter
     from batchinfer.store.session import Transaction
 
 
@@ -98,34 +101,47 @@ def find_job(tx: Transaction, tenant_id: UUID, job_id: UUID) -> Job | None:
     return _as_job(row) if row else None
 
 
+#: Ids carry the clock of the host that made them: it may be off from the database's by less than this.
+_SKEW = timedelta(days=1)
+_CONDITIONS = {
+    "model": "j.model = :model",
+    "job_class": "j.class = :job_class",
+    "document_id": "j.document_id = :document_id",
+    "batch_id": "j.batch_id = :batch_id",
+    # The bounds of ids leave out whole days, so that their tables are not read.
+    "created_from": "j.created_at >= :created_from AND j.id >= :lowest",
+    "created_before": "j.created_at < :created_before AND j.id < :highest",
+    "metadata": "j.metadata @> CAST(:metadata AS jsonb)",
+}
+
+
 def list_jobs(
     tx: Transaction,
     tenant_id: UUID,
+    wanted: JobFilter,
     *,
-    state: JobState | None = None,
-    model: str | None = None,
-    document_id: UUID | None = None,
     before: UUID | None = None,
     after: UUID | None = None,
     limit: int = 20,
 ) -> list[Job]:
     """A tenant's jobs, newest first. `after` begins below that id; `before` ends just above it."""
-    conditions = ["j.tenant_id = :tenant_id"]
-    if state is not None:
-        conditions.append(state_condition(state))
-    if model is not None:
-        conditions.append("j.model = :model")
-    if document_id is not None:
-        conditions.append("j.document_id = :document_id")
-    if after is not None:
-        conditions.append("j.id < :after")
-    if before is not None:
-        conditions.append("j.id > :before")
-    order = "ASC" if before is not None else "DESC"
-    statement = _list_statement(" AND ".join(conditions), order)
-    name = clean_text(model) if model is not None else None
-    values = {"state": state, "model": name, "document_id": document_id, "after": after, "before": before}
-    used = {name: value for name, value in values.items() if value is not None}
+    used = {name: value for name, value in vars(wanted).items() if value is not None}
+    conditions = ["j.tenant_id = :tenant_id", *(_CONDITIONS[name] for name in used if name != "state")]
+    if wanted.state is not None:
+        conditions.append(state_condition(wanted.state))
+    if wanted.model is not None:
+        used["model"] = clean_text(wanted.model)
+    if wanted.created_from is not None:
+        used["lowest"] = first_id((wanted.created_from - _SKEW).date())
+    if wanted.created_before is not None:
+        used["highest"] = first_id((wanted.created_before + 2 * _SKEW).date())
+    if wanted.metadata is not None:
+        used["metadata"] = as_jsonb(wanted.metadata)
+    for name, cursor, sign in (("after", after, "<"), ("before", before, ">")):
+        if cursor is not None:
+            conditions.append(f"j.id {sign} :{name}")
+            used[name] = cursor
+    statement = _list_statement(" AND ".join(conditions), "ASC" if before is not None else "DESC")
     rows = tx.execute(statement, {"tenant_id": tenant_id, "limit": limit, **used}).all()
     return [_as_job(row) for row in (reversed(rows) if before is not None else rows)]
 
@@ -197,6 +213,15 @@ _ATTEMPTS = text("""
 def list_attempts(tx: Transaction, job_id: UUID) -> list[Attempt]:
     """The ended tries of a job (or of a document's rendering), oldest first."""
     return [Attempt(**row._mapping) for row in tx.execute(_ATTEMPTS, {"id": job_id})]
+
+
+_HELD = text("SELECT kind, leased_at FROM queue WHERE id = :id AND state = 'running'")
+
+
+def find_held(tx: Transaction, job_id: UUID) -> tuple[str, datetime] | None:
+    """What a worker is at with a job (infer or prepare), and since when; None where none is."""
+    row = tx.execute(_HELD, {"id": job_id}).first()
+    return (row.kind, row.leased_at) if row else None
 
 
 _PROMPTS = text("SELECT id, prompt FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND final_state IS NULL")
