@@ -19,6 +19,7 @@ from batchinfer.api import (
     queue,
     responses,
     uploads,
+    usage,
 )
 from batchinfer.api.auth import authenticate_request
 from batchinfer.api.errors import register_errors
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
-    files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes,
+    files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes,
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from datetime import date
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
@@ -133,6 +134,16 @@ class ItemsQuery(PageQuery):
     custom_id: Word | None = Field(None, description="The line of this name.")
 
 
+class UsageQuery(Parameters):
+    """Usage of which days, and by what."""
+
+    group_by: Word = Field("day", description="What to add up by: some of day, model, key, schedule, with commas.")
+    since: date | None = Field(None, alias="from", description="The first day, as 2026-11-30, of UTC.")
+    until: date | None = Field(None, alias="to", description="The last day, as 2026-11-30, of UTC.")
+    model: Word | None = Field(None, description="Usage of this model: its name.")
+    key: Word | None = Field(None, description="Usage of this key: an id that begins with key_.")
+
+
 class FilesQuery(Parameters):
     """Which files."""
 
@@ -168,4 +179,4 @@ def refuse_query(error: ValidationError) -> NoReturn:
 
 
 _PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, ModelPath)
-_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery)
+_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery, UsageQuery)

@@ -250,6 +250,39 @@ class ReclassBody(BaseModel):
     changed: int
 
 
+class UsageNumbers(BaseModel):
+    """What results used. `device_seconds`: prefill and decoding, shared among the jobs that were at it together."""
+
+    jobs: int
+    prompt_tokens: int
+    completion_tokens: int
+    #: Among the prompt tokens: those of pictures, and those that were not computed anew.
+    image_tokens: int
+    cached_tokens: int
+    images: int
+    device_seconds: float
+
+
+class UsageRowBody(UsageNumbers):
+    """What one group used; what was not asked for, or that there is none of, is null."""
+
+    day: str | None
+    model: str | None
+    key: str | None
+    schedule: str | None
+
+
+class UsageBody(BaseModel):
+    """Usage by whole days of UTC, from the day `from` to the day `to`."""
+
+    object: Literal["usage"] = "usage"
+    since: str = Field(serialization_alias="from")
+    until: str = Field(serialization_alias="to")
+    group_by: list[str]
+    data: list[UsageRowBody]
+    total: UsageNumbers
+
+
 class MinuteBody(BaseModel):
     """What happened in the minute that began at `minute`, all models together."""
 

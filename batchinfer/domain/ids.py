@@ -11,6 +11,7 @@ from batchinfer.errors import NotFound
 JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT, FILE = "job_", "doc_", "batch_", "key_", "wrk_", "evt_", "file-"
 #: A file that comes in parts, and one of them.
 UPLOAD, UPLOAD_PART = "upload_", "part_"
+SCHEDULE = "sched_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
 #: A job under OpenAI's names: the digits are the job's.

@@ -78,6 +78,7 @@ def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID) -> store.N
         input_file_id=file_id,
         metadata=request.metadata,
         options={"output_expires_s": request.output_expires_s, **_cache(request)},
+        key_id=caller.key_id,
     )
 
 

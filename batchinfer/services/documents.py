@@ -49,6 +49,7 @@ def submit_document(
         prompt=build_page_prompt(request),
         metadata=request.metadata,
         expires_at=None,
+        key_id=caller.key_id,
     )
     with ctx.db.transaction() as tx:
         document = replace(document, expires_at=find_expiry(tx, request))

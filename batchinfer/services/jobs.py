@@ -100,6 +100,7 @@ def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, 
         prompt=build_prompt(request, blobs),
         metadata=request.metadata,
         expires_at=expires_at,
+        key_id=caller.key_id,
     )
     files.record_blobs(tx, caller.tenant_id, blobs)
     tally = Tally()

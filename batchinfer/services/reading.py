@@ -191,6 +191,7 @@ def _make_job(held: Held, ready: Ready, expires_at: datetime | None) -> jobs.New
         batch_id=batch.id,
         line=line.number,
         custom_id=line.custom_id,
+        key_id=held.key_id,
     )
 
 

@@ -75,6 +75,7 @@ def _page_job(document: Rendering, page: PagePicture) -> jobs.NewJob:
         expires_at=document.expires_at,
         document_id=document.id,
         page=page.number,
+        key_id=document.key_id,
     )
 
 

@@ -42,9 +42,9 @@ _PLAIN = (
 _COUNTS = ("total", "completed", "failed", "expired", "cancelled")
 _INSERT = text("""
     INSERT INTO batches (id, tenant_id, class, endpoint, completion_window, input_file_id, parent_id, metadata, options,
-        expires_at, schema_version)
+        key_id, expires_at, schema_version)
     VALUES (:id, :tenant_id, :job_class, :endpoint, :completion_window, :input_file_id, :parent_id, :metadata,
-        :options, now() + CAST(:window AS interval), :version)
+        :options, :key_id, now() + CAST(:window AS interval), :version)
 """)
 _FIND = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id")
 _LOCK = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id FOR UPDATE")
@@ -72,6 +72,8 @@ class NewBatch:
     metadata: dict[str, str]
     options: dict[str, Any]
     parent_id: UUID | None = None
+    #: Whose usage its lines are.
+    key_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Held:
     job_class: JobClass
     options: dict[str, Any]
     lines_read: int
+    key_id: UUID | None = None
 
 
 def insert_batch(tx: Transaction, batch: NewBatch) -> None:
@@ -304,4 +307,4 @@ def _as_held(row: Row[Any]) -> Held:
         merged=row.options.get("merged", 0),
         times={name: getattr(row, name) for name in _TIMES if getattr(row, name) is not None},
     )
-    return Held(batch, batch.job_class, row.options, row.lines_read)
+    return Held(batch, batch.job_class, row.options, row.lines_read, row.key_id)

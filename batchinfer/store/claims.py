@@ -92,6 +92,9 @@ class Ended:
     held: bool
     #: Where it was a job of a batch.
     batch_id: UUID | None = None
+    #: Of a job: whose usage it is.
+    key_id: UUID | None = None
+    schedule_id: UUID | None = None
 
 
 @dataclass(frozen=True)

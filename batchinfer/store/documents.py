@@ -37,6 +37,8 @@ class NewDocument:
     prompt: dict[str, Any]
     metadata: dict[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
+    #: Whose usage its pages are.
+    key_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,14 @@ class Rendering:
     metadata: dict[str, str]
     rendered: int
     expires_at: datetime | None
+    key_id: UUID | None = None
 
 
 _INSERT = text("""
-    INSERT INTO documents (id, tenant_id, model, class, filename, media_type, blob, prompt, metadata, expires_at)
-    VALUES (:id, :tenant_id, :model, :job_class, :filename, :media_type, :blob, :prompt, :metadata, :expires_at)
+    INSERT INTO documents (id, tenant_id, model, class, filename, media_type, blob, prompt, metadata, expires_at,
+        key_id)
+    VALUES (:id, :tenant_id, :model, :job_class, :filename, :media_type, :blob, :prompt, :metadata, :expires_at,
+        :key_id)
 """)
 
 
@@ -65,8 +70,9 @@ def insert_document(tx: Transaction, document: NewDocument) -> None:
     """Store a document; its queue row of kind render goes in with the same transaction."""
     values = {name: getattr(document, name) for name in ("id", "tenant_id", "model", "filename", "media_type", "blob")}
     prompt, metadata = as_jsonb(document.prompt), as_jsonb(document.metadata)
-    more = {"job_class": document.job_class.value, "prompt": prompt, "metadata": metadata}
-    tx.execute(_INSERT, {**values, **more, "expires_at": document.expires_at})
+    more: dict[str, Any] = {"job_class": document.job_class.value, "prompt": prompt, "metadata": metadata}
+    more |= {"expires_at": document.expires_at, "key_id": document.key_id}
+    tx.execute(_INSERT, {**values, **more})
 
 
 _COLUMNS = """
@@ -151,7 +157,7 @@ def list_live_pages(tx: Transaction, tenant_id: UUID, document_id: UUID) -> list
 
 _RENDERINGS = """
     SELECT d.id, d.tenant_id, d.model, d.class AS job_class, d.media_type, d.blob, d.prompt, d.metadata, d.rendered,
-           d.expires_at
+           d.expires_at, d.key_id
     FROM documents d
 """
 _LOAD = text(f"{_RENDERINGS} WHERE d.id = ANY (CAST(:ids AS uuid[]))")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobState, Usage
+from batchinfer.domain.usage import measure_device_us
 from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, UNCOUNTED, Ended
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
@@ -46,7 +47,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                 attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
                 started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
             FROM gone q WHERE j.id = q.subject_id AND q.kind IN ('infer', 'prepare') AND j.final_state IS NULL
-            RETURNING j.id, j.batch_id, j.reuse_key
+            RETURNING j.id, j.batch_id, j.reuse_key, j.key_id, j.schedule_id
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
@@ -59,7 +60,8 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                    q.leased_at
             FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
         ){more}
-        SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id
+        SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id,
+               e.key_id, e.schedule_id
         FROM gone q LEFT JOIN ended e ON e.id = q.subject_id
         """  # noqa: S608 - made of constants
     )
@@ -187,6 +189,15 @@ def complete(
     with counting(tx, tally) as counted:
         for row in ended:
             usage = by_id[row.id].usage
+            counted.count_usage(
+                row.tenant_id,
+                row.model,
+                row.key_id,
+                row.schedule_id,
+                jobs=1,
+                **vars(usage),
+                device_us=measure_device_us(by_id[row.id].timings),
+            )
             counted.count(
                 row.tenant_id,
                 row.model,
@@ -214,6 +225,7 @@ def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> boo
     with counting(tx) as counted:
         for row in ended:
             counted.count(row.tenant_id, row.model, succeeded=1, reused=1)
+            counted.count_usage(row.tenant_id, row.model, row.key_id, row.schedule_id, jobs=1)
             counted.count_line(row.batch_id, completed=1, cache_hits=1)
     return bool(ended)
 

@@ -44,15 +44,19 @@ class NewJob:
     custom_id: str | None = None
     #: Under which its answer will be kept.
     reuse_key: str | None = None
+    #: Whose usage it is.
+    key_id: UUID | None = None
+    schedule_id: UUID | None = None
 
 
 _INSERT = text("""
     INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, batch_id, line,
-        custom_id, reuse_key, schema_version)
+        custom_id, reuse_key, key_id, schedule_id, schema_version)
     SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
         CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]),
-        CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]), CAST(:reuse_keys AS text[]))
+        CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]), CAST(:reuse_keys AS text[]),
+        CAST(:keys AS uuid[]), CAST(:schedules AS uuid[]))
 """)
 
 
@@ -76,6 +80,8 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
             "lines": [job.line for job in jobs],
             "custom_ids": [job.custom_id for job in jobs],
             "reuse_keys": [job.reuse_key for job in jobs],
+            "keys": [job.key_id for job in jobs],
+            "schedules": [job.schedule_id for job in jobs],
             "version": SCHEMA_VERSION,
         },
     )

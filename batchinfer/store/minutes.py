@@ -10,12 +10,14 @@ from sqlalchemy import text
 
 from batchinfer.store.backlog import count_jobs
 from batchinfer.store.batches import count_lines
+from batchinfer.store.usage import NOBODY, add_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
     from batchinfer.store.session import Transaction
+    from batchinfer.store.usage import Whose
 
 COUNTERS = (
     "submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
@@ -49,6 +51,7 @@ class Tally:
     def __init__(self) -> None:
         self._counts: dict[tuple[UUID, str], Counter[str]] = {}
         self._lines: dict[UUID, Counter[str]] = {}
+        self._usage: dict[Whose, Counter[str]] = {}
 
     def count(self, tenant_id: UUID, model: str, **numbers: int) -> None:
         """Raise counters of COUNTERS by the numbers given."""
@@ -58,6 +61,13 @@ class Tally:
         """Raise counters of a batch (`batches.COUNTERS`) by what its line that ended brings; None: it is of none."""
         if batch_id is not None:
             self._lines.setdefault(batch_id, Counter()).update(numbers)
+
+    def count_usage(
+        self, tenant_id: UUID, model: str, key_id: UUID | None, schedule_id: UUID | None, **numbers: int
+    ) -> None:
+        """Raise counters of `usage.COUNTERS` by what a result used; beside `count` of the same tenant and model."""
+        whose = (tenant_id, model, key_id or NOBODY, schedule_id or NOBODY)
+        self._usage.setdefault(whose, Counter()).update(numbers)
 
     def add(self, tx: Transaction) -> None:
         """Write what was gathered; the last statements of its transaction. Batches first, as everybody does."""
@@ -73,7 +83,8 @@ class Tally:
             counts = self._counts[tenant_id, model]
             changes[tenant_id] += counts["submitted"] - sum(counts[name] for name in ENDINGS)
         count_jobs(tx, changes)
-        self._counts = {}
+        add_usage(tx, self._usage)
+        self._counts, self._usage = {}, {}
 
 
 @contextmanager

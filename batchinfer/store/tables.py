@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -145,6 +146,8 @@ jobs = Table(
     Column("document_id", Uuid), Column("page", Integer),
     #: Of a batch: its line in the input file, from 1, and the name that the user gave it.
     Column("batch_id", Uuid), Column("line", Integer), Column("custom_id", Text),
+    #: Whose usage it is: the API key that asked for it, and the schedule that did.
+    Column("key_id", Uuid), Column("schedule_id", Uuid),
     Column("prompt", JSONB, nullable=False),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: NULL while a queue row says where the job is; set once, in the transaction that removes that row.
@@ -242,7 +245,7 @@ documents = Table(
     "documents", metadata,
     Column("id", Uuid, primary_key=True),
     _tenant(), _version(), _class(),
-    Column("model", Text, nullable=False),
+    Column("model", Text, nullable=False), Column("key_id", Uuid),
     Column("filename", Text), Column("media_type", Text, nullable=False),
     Column("blob", Text, nullable=False),
     Column("prompt", JSONB, nullable=False),
@@ -333,7 +336,7 @@ batches = Table(
     Column("status", Text, nullable=False, server_default="validating"),
     Column("endpoint", Text, nullable=False),
     Column("completion_window", Text, nullable=False),
-    Column("model", Text),
+    Column("model", Text), Column("key_id", Uuid),
     Column("input_file_id", Uuid, nullable=False),
     Column("output_file_id", Uuid), Column("error_file_id", Uuid), Column("parent_id", Uuid),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
@@ -387,6 +390,22 @@ minutes = Table(
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
                    "prompt_tokens", "completion_tokens", "images", "reused")),
+    _version(),
+)  # fmt: skip
+
+#: What results used, a day of UTC; raised in the transaction that stores them, and kept when they are gone.
+usage = Table(
+    "usage", metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("model", Text, primary_key=True),
+    #: The nil UUID stands for none.
+    Column("key_id", Uuid, primary_key=True), Column("schedule_id", Uuid, primary_key=True),
+    #: As in `minutes`: sessions count in rows of their own, readers add up.
+    Column("shard", SmallInteger, primary_key=True),
+    *(Column(name, BigInteger, nullable=False, server_default="0")
+      for name in ("jobs", "prompt_tokens", "completion_tokens", "image_tokens", "cached_tokens", "images",
+                   "device_us")),
     _version(),
 )  # fmt: skip
 

@@ -108,7 +108,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/jobs", "GET /v1/jobs/ID", "GET /v1/jobs/ID/attempts",
                 "GET /v1/jobs/ID/result", "GET /v1/jobs/ID/timeline", "GET /v1/documents",
                 "GET /v1/documents/ID", "GET /v1/models", "GET /v1/models/ID", "GET /v1/workers",
-                "GET /v1/overview", "GET /v1/queue", "GET /v1/responses/ID",
+                "GET /v1/overview", "GET /v1/usage", "GET /v1/queue", "GET /v1/responses/ID",
                 "GET /v1/files", "GET /v1/files/ID", "GET /v1/files/ID/content", "GET /v1/batches",
                 "GET /v1/batches/ID", "GET /v1/batches/ID/items", "GET /v1/batches/ID/errors",
             },

@@ -19,8 +19,9 @@ from batchinfer.store.session import Database
 
 
 @pytest.fixture
-def check(bench):
-    """Check all minutes, this one among them: nothing is on its way in a test."""
+def check(bench, monkeypatch):
+    """Check all minutes, this one among them: nothing is on its way in a test. And nothing but the minutes."""
+    monkeypatch.setattr(checking, "MORE_CHECKS", [])
 
     def check():
         bench.run("DELETE FROM ticks WHERE name = 'counted'")
