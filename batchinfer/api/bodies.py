@@ -60,6 +60,8 @@ def show_job(job: Job) -> JobBody:
             "error": show_error(job.error),
             "document_id": show_id(DOCUMENT, job.document_id) if job.document_id else None,
             "page": job.page,
+            "retry_of": show_id(JOB, job.origin_id) if job.origin_id else None,
+            "retried_as": show_id(JOB, job.retry_id) if job.retry_id else None,
             "metadata": job.metadata,
             "timings": job.timings,
             "cached": job.cached,

@@ -8,15 +8,16 @@ from flask_openapi.blueprint import APIBlueprint
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply, show_attempt, show_document, show_job
 from batchinfer.api.conditional import reply_tagged
+from batchinfer.api.idempotency import hash_body, read_idempotency
 from batchinfer.api.lists import read_cursor, read_pairs, read_time, show_page
 from batchinfer.api.openapi import KEY, SUBMISSION, SUBMITTED, UNCHANGED, refusals
 from batchinfer.api.queries import JobPath, JobsQuery, WaitQuery
-from batchinfer.api.schemas import AttemptList, DocumentBody, JobBody, JobList
+from batchinfer.api.schemas import AttemptList, DeletedJob, DocumentBody, JobBody, JobList
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_submission
 from batchinfer.domain.documents import Document
 from batchinfer.domain.ids import BATCH, DOCUMENT, JOB, parse_id
-from batchinfer.services import jobs
+from batchinfer.services import jobs, repeats
 
 routes = APIBlueprint(
     "jobs",
@@ -103,6 +104,31 @@ def cancel_job(path: JobPath) -> Response:
 def release_job(path: JobPath) -> Response:
     """Let a quarantined job run once more, alone, without the deadline that it had. Any other job answers 409."""
     return reply(show_job(jobs.release_job(current().context, caller(), parse_id(JOB, path.job_id))))
+
+
+@routes.post(
+    "/jobs/<job_id>/retry",
+    operation_id="retry_job",
+    responses={202: JobBody, **refusals(409, 422, 429)},
+)
+def retry_job(path: JobPath) -> Response:
+    """Do a job that ended without a result again, as a new job. Once: after that it is the new one's turn."""
+    job_id = parse_id(JOB, path.job_id)
+    idempotency = read_idempotency("/v1/jobs/{id}/retry", hash_body(job_id.bytes))
+    job, replayed = repeats.retry_job(current().context, caller(), job_id, idempotency)
+    body = show_job(job)
+    response = reply(body, 202)
+    response.headers["Location"] = url_for("jobs.get_job", job_id=body.id)
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+@routes.delete("/jobs/<job_id>", operation_id="delete_job", responses={200: DeletedJob, **refusals(409)})
+def delete_job(path: JobPath) -> Response:
+    """Delete an ended job with its prompt and result; its files go within minutes, where nothing else needs them."""
+    repeats.delete_job(current().context, caller(), parse_id(JOB, path.job_id))
+    return reply(DeletedJob(id=path.job_id))
 
 
 @routes.get("/jobs/<job_id>/attempts", operation_id="list_attempts", responses={200: AttemptList})

@@ -65,6 +65,9 @@ class JobBody(BaseModel):
     error: ErrorDetail | None
     document_id: str | None
     page: int | None
+    #: The job that it repeats, and the newest that repeats it.
+    retry_of: str | None
+    retried_as: str | None
     metadata: dict[str, str]
     #: Seconds, by stage, of the try that succeeded.
     timings: dict[str, float] | None
@@ -82,6 +85,14 @@ class AttemptBody(BaseModel):
     finished_at: Time
     error: ErrorDetail | None
     timings: dict[str, float] | None
+
+
+class DeletedJob(BaseModel):
+    """A job that is no longer there."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
 
 
 class SpanBody(BaseModel):

@@ -141,3 +141,6 @@ class Job:
     timings: dict[str, float] | None = None
     #: Whether its answer is that of an earlier job, so that no model was asked.
     cached: bool = False
+    #: The job that it repeats, and the newest job that repeats it.
+    origin_id: UUID | None = None
+    retry_id: UUID | None = None

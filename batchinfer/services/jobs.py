@@ -86,7 +86,7 @@ def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: 
         ctx.announcer.announce_cpu([job_id])
     else:
         ctx.announcer.announce(request.model, request.job_class, [job_id])
-    return _require(job)
+    return require_job(job)
 
 
 def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> bool:
@@ -116,21 +116,31 @@ def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, 
 def _replay(ctx: Context, caller: Caller, resource: str, resource_id: UUID) -> Job | Document:
     if resource == "document":
         return documents.find_own(ctx, caller, resource_id)
+    return find_own(ctx, caller, resource_id)
+
+
+def find_own(ctx: Context, caller: Caller, job_id: UUID) -> Job:
+    """The caller's job, whatever its scopes. Raises NotFound."""
     with ctx.db.transaction() as tx:
-        return _require(store.find_job(tx, caller.tenant_id, resource_id))
+        return require_job(store.find_job(tx, caller.tenant_id, job_id))
 
 
-def _require(job: Job | None) -> Job:
+def require_job(job: Job | None) -> Job:
+    """The job if there is one. Raises NotFound (code job_not_found)."""
     if job is None:
-        raise NotFound("No job with this id. It may have been removed after its time.", code="job_not_found")
+        raise make_missing()
     return job
+
+
+def make_missing() -> NotFound:
+    """The error for a job that is not there."""
+    return NotFound("No job with this id. It may have been deleted, or its time is over.", code="job_not_found")
 
 
 def get_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     """The job. Raises NotFound."""
     caller.require("read")
-    with ctx.db.transaction() as tx:
-        return _require(store.find_job(tx, caller.tenant_id, job_id))
+    return find_own(ctx, caller, job_id)
 
 
 def wait_for_job(ctx: Context, caller: Caller, job_id: UUID, wait_s: float) -> Job:
@@ -174,7 +184,7 @@ def cancel_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     caller.require("cancel")
     with ctx.db.transaction() as tx:
         ended = endings.cancel(tx, caller.tenant_id, [job_id], actor=caller.actor)
-        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+        job = require_job(store.find_job(tx, caller.tenant_id, job_id))
     if ended:
         ctx.bell.ring([job_id])
         if ended[0].held:
@@ -192,8 +202,8 @@ def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     """Let a quarantined job run again. Raises NotFound, Conflict (code job_not_quarantined)."""
     caller.require("admin")
     with ctx.db.transaction() as tx:
-        released = store.release_quarantined(tx, caller.tenant_id, job_id, suspected=_suspect_again(ctx))
-        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+        released = store.release_quarantined(tx, caller.tenant_id, job_id, suspected=suspect_again(ctx))
+        job = require_job(store.find_job(tx, caller.tenant_id, job_id))
         if released:
             record(tx, [Event(caller.tenant_id, "job", job_id, "released", caller.actor)])
             backlog.count_jobs(tx, {caller.tenant_id: 1})
@@ -210,7 +220,7 @@ def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
     return job
 
 
-def _suspect_again(ctx: Context) -> int:
+def suspect_again(ctx: Context) -> int:
     """So suspected that it runs alone, and that one more lost worker proves it again."""
     return max(ALONE_FROM, ctx.settings.max_crashes - 1)
 
@@ -219,7 +229,7 @@ def list_attempts(ctx: Context, caller: Caller, job_id: UUID) -> list[Attempt]:
     """The ended tries of a job, oldest first. Raises NotFound."""
     caller.require("read")
     with ctx.db.transaction() as tx:
-        _require(store.find_job(tx, caller.tenant_id, job_id))
+        require_job(store.find_job(tx, caller.tenant_id, job_id))
         return store.list_attempts(tx, job_id)
 
 
@@ -229,7 +239,7 @@ def read_timeline(ctx: Context, caller: Caller, job_id: UUID) -> Timeline:
     with ctx.db.transaction() as tx:
         # The queue first: a try that ends in between is then among the ended ones, and the job has ended.
         held = store.find_held(tx, job_id)
-        job = _require(store.find_job(tx, caller.tenant_id, job_id))
+        job = require_job(store.find_job(tx, caller.tenant_id, job_id))
         tries = store.list_attempts(tx, job_id)
         now = read_now(tx)
     return build_timeline(job.created_at, tries, ended_at=job.finished_at, now=now, held=held)

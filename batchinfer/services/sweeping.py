@@ -18,6 +18,8 @@ _GROUP = 200
 #: Shelves of the blob store: the first byte of a blob's name.
 _SHELVES = 256
 _HOURS = 24
+#: Between storing bytes and the commit of what refers to them no request takes this long.
+ERASE_WAIT_S = 600.0
 
 _log = get_logger(__name__)
 
@@ -79,6 +81,26 @@ def _remove_group(ctx: Context, before: datetime, plain_before: datetime) -> int
         sweeping.forget(tx, gone)
         sweeping.keep(tx, [orphan for orphan in orphans if orphan not in gone])
     return len(orphans)
+
+
+def erase_blobs(ctx: Context) -> int:
+    """Remove the bytes of what was deleted, where nothing else refers to them. Answers how many blobs went.
+
+    Bytes that came again while they waited are left to whoever is just about to refer to them, and looked at later.
+    """
+    if not ctx.blobs.root.is_dir():
+        return 0
+    erased = 0
+    while True:
+        with ctx.db.transaction() as tx:
+            unused, used = sweeping.hold_erased(tx, limit=_GROUP)
+            gone = [o for o in unused if ctx.blobs.remove_unused(o.tenant_id, o.sha256, unused_s=ERASE_WAIT_S)]
+            sweeping.forget(tx, gone)
+            sweeping.postpone(tx, [orphan for orphan in unused if orphan not in gone], ERASE_WAIT_S)
+            sweeping.postpone(tx, used, None)
+        erased += len(gone)
+        if len(unused) + len(used) < _GROUP:
+            return erased
 
 
 def sweep_shelf(ctx: Context, shelf: int) -> int:

@@ -50,11 +50,12 @@ def tick(ctx: Context) -> Tick:
             forgotten = idempotency.forget_expired(tx)
     if minutely:
         _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
+        removed = _try(lambda: sweeping.erase_blobs(ctx), "erase what was deleted")
     if hourly:
         mismatches = _try(lambda: len(checking.check_counters(ctx)), "check the counters")
         _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")
         dropped = _try(lambda: sweeping.drop_expired(ctx), "drop what is over")
-        removed = _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
+        removed += _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
     with ctx.db.transaction(relaxed=True) as tx:
         ticks.record_tick(tx, TICK)
     return Tick(leases_ended, expired, made, forgotten, dropped, removed, mismatches)

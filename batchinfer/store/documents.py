@@ -139,7 +139,9 @@ def _as_document(row: Row[Any], counts: dict[JobState, int], ended: list[datetim
     )  # fmt: skip
 
 
-_PAGE_IDS = text("SELECT id FROM jobs WHERE document_id = :id AND tenant_id = :tenant_id ORDER BY page")
+_PAGE_IDS = text("""
+    SELECT id FROM jobs WHERE document_id = :id AND tenant_id = :tenant_id AND deleted_at IS NULL ORDER BY page
+""")
 _LIVE_PAGES = text("""
     SELECT id FROM jobs WHERE document_id = :id AND tenant_id = :tenant_id AND final_state IS NULL ORDER BY id
 """)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from batchinfer.store.session import Transaction
@@ -77,6 +77,26 @@ def _columns(blobs: Sequence[Blob]) -> dict[str, list[object]]:
         "sizes": [blob.size_bytes for blob in blobs],
         "types": [blob.media_type for blob in blobs],
     }
+
+
+_REFER = text("""
+    INSERT INTO job_blobs (job_id, sha256, tenant_id)
+    SELECT * FROM unnest(CAST(:jobs AS uuid[]), CAST(:names AS text[]), CAST(:tenants AS uuid[])) ON CONFLICT DO NOTHING
+""")
+
+
+def refer_to_blobs(tx: Transaction, tenant_id: UUID, images: Sequence[tuple[UUID, Mapping[str, Any]]]) -> None:
+    """Note which blobs jobs refer to: (job, image of its prompt), the image as sent and, once it is made, as normal."""
+    pairs = sorted({(job_id, name) for job_id, image in images for name in list_names(image)})
+    if pairs:
+        jobs, names = ([pair[column] for pair in pairs] for column in (0, 1))
+        tx.execute(_REFER, {"jobs": jobs, "names": names, "tenants": [tenant_id] * len(pairs)})
+
+
+def list_names(image: Mapping[str, Any]) -> list[str]:
+    """The blobs of an image of a prompt: what the model takes first."""
+    forms = (image.get("normal") or {}, image)
+    return [form["sha256"] for form in forms if form.get("sha256")]
 
 
 def find_blob(tx: Transaction, tenant_id: UUID, sha256: str) -> Blob | None:

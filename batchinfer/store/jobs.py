@@ -11,6 +11,7 @@ from sqlalchemy import TextClause, text
 from batchinfer.domain.jobs import TERMINAL, Attempt, Job, JobClass, JobState
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.endings import TRIES
+from batchinfer.store.files import refer_to_blobs
 from batchinfer.store.partitions import first_id
 from batchinfer.store.tables import SCHEMA_VERSION
 
@@ -47,16 +48,18 @@ class NewJob:
     #: Whose usage it is.
     key_id: UUID | None = None
     schedule_id: UUID | None = None
+    #: The job that it repeats.
+    origin_id: UUID | None = None
 
 
 _INSERT = text("""
     INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, batch_id, line,
-        custom_id, reuse_key, key_id, schedule_id, schema_version)
+        custom_id, reuse_key, key_id, schedule_id, origin_id, schema_version)
     SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
         CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]),
         CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]), CAST(:reuse_keys AS text[]),
-        CAST(:keys AS uuid[]), CAST(:schedules AS uuid[]))
+        CAST(:keys AS uuid[]), CAST(:schedules AS uuid[]), CAST(:origins AS uuid[]))
 """)
 
 
@@ -82,9 +85,13 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
             "reuse_keys": [job.reuse_key for job in jobs],
             "keys": [job.key_id for job in jobs],
             "schedules": [job.schedule_id for job in jobs],
+            "origins": [job.origin_id for job in jobs],
             "version": SCHEMA_VERSION,
         },
     )
+    for tenant_id in sorted({job.tenant_id for job in jobs}):
+        images = [(job.id, i) for job in jobs if job.tenant_id == tenant_id for i in job.prompt.get("images", ())]
+        refer_to_blobs(tx, tenant_id, images)
 
 
 STATE = """CASE WHEN j.final_state IS NOT NULL THEN j.final_state
@@ -94,11 +101,13 @@ _COLUMNS = f"""
     j.id, j.tenant_id, {STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
     CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,
     j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
-    j.expires_at, j.document_id, j.page, j.error, j.metadata,
+    j.expires_at, j.document_id, j.page, j.error, j.metadata, j.origin_id, j.retry_id,
     r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.logprobs,
     r.usage, r.timings, r.reused_from"""
 _SOURCE = """jobs j LEFT JOIN queue q ON q.id = j.id LEFT JOIN results r ON r.job_id = j.id"""
-_FIND = text(f"SELECT {_COLUMNS} FROM {_SOURCE} WHERE j.id = :id AND j.tenant_id = :tenant_id")  # noqa: S608
+_FIND = text(f"""
+    SELECT {_COLUMNS} FROM {_SOURCE} WHERE j.id = :id AND j.tenant_id = :tenant_id AND j.deleted_at IS NULL
+""")  # noqa: S608 - made of constants
 
 
 def find_job(tx: Transaction, tenant_id: UUID, job_id: UUID) -> Job | None:
@@ -132,7 +141,8 @@ def list_jobs(
 ) -> list[Job]:
     """A tenant's jobs, newest first. `after` begins below that id; `before` ends just above it."""
     used = {name: value for name, value in vars(wanted).items() if value is not None}
-    conditions = ["j.tenant_id = :tenant_id", *(_CONDITIONS[name] for name in used if name != "state")]
+    conditions = ["j.tenant_id = :tenant_id", "j.deleted_at IS NULL"]
+    conditions.extend(_CONDITIONS[name] for name in used if name != "state")
     if wanted.state is not None:
         conditions.append(state_condition(wanted.state))
     if wanted.model is not None:
@@ -242,6 +252,7 @@ _RELEASE = text("""
     WITH freed AS (
         UPDATE jobs SET final_state = NULL, finished_at = NULL, expires_at = NULL, error = NULL
         WHERE id = :id AND tenant_id = :tenant_id AND final_state = 'quarantined' AND batch_id IS NULL
+          AND deleted_at IS NULL
         RETURNING id, tenant_id, model, class, prompt
     )
     INSERT INTO queue
@@ -283,4 +294,5 @@ def _as_job(row: Row[Any]) -> Job:
         finished_at=row.finished_at, attempts=row.attempts, crashes=row.crashes, expires_at=row.expires_at,
         document_id=row.document_id, page=row.page, result=result, usage=row.usage, error=row.error,
         metadata=row.metadata, timings=row.timings, cached=row.reused_from is not None,
+        origin_id=row.origin_id, retry_id=row.retry_id,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Days of `jobs`, `results` and `attempts`: a partition holds the UUIDv7s made in one day of UTC.
+"""Days of jobs and what hangs on them: a partition holds the UUIDv7s made in one day of UTC.
 
 Made ahead; what falls outside lands in the default partition, where it is found and served like the rest.
 """
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 log = logging.getLogger(__name__)
-PARTITIONED = ("jobs", "results", "attempts")
+PARTITIONED = ("jobs", "results", "attempts", "job_blobs")
 _MAKER_LOCK = 7215002
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _PATIENCE = text("SET LOCAL lock_timeout = '3s'")
 _TODAY = text("SELECT CAST(timezone('UTC', now()) AS date)")
 _EXISTING = text("""
     SELECT child.relname FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
-    WHERE i.inhparent = ANY (CAST(:parents AS regclass[]))
+    WHERE i.inhparent IN (SELECT to_regclass(name) FROM unnest(CAST(:parents AS text[])) AS name)
 """)
+#: A database that is migrated to an older revision lacks some.
+_TABLES = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NOT NULL")
 
 
 def first_id(day: date) -> UUID:
@@ -49,7 +51,7 @@ def ensure_partitions(tx: Transaction, days_ahead: int = 7) -> int:
     existing = list_partitions(tx)
     today: date = tx.execute(_TODAY).scalar_one()
     made = 0
-    for table in PARTITIONED:
+    for table in tx.execute(_TABLES, {"names": list(PARTITIONED)}).scalars().all():
         if f"{table}_default" not in existing:
             tx.execute(text(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT"))
             made += 1

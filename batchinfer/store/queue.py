@@ -34,14 +34,16 @@ class Entry:
     model: str
     job_class: JobClass
     expires_at: datetime | None = None
+    #: Above 0 it runs apart, as if so many workers had been lost under it.
+    suspected: int = 0
 
 
 _ENQUEUE = text("""
-    INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, expires_at, schema_version)
-    SELECT id, kind, id, tenant_id, model, class, rank, expires_at, :version
+    INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, expires_at, suspected, schema_version)
+    SELECT id, kind, id, tenant_id, model, class, rank, expires_at, suspected, :version
     FROM unnest(CAST(:ids AS uuid[]), CAST(:kinds AS text[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
-        CAST(:classes AS text[]), CAST(:ranks AS smallint[]), CAST(:expiries AS timestamptz[]))
-        AS entry (id, kind, tenant_id, model, class, rank, expires_at)
+        CAST(:classes AS text[]), CAST(:ranks AS smallint[]), CAST(:expiries AS timestamptz[]),
+        CAST(:suspected AS int[])) AS entry (id, kind, tenant_id, model, class, rank, expires_at, suspected)
 """)
 
 
@@ -59,6 +61,7 @@ def enqueue(tx: Transaction, entries: Sequence[Entry]) -> None:
             "classes": [entry.job_class.value for entry in entries],
             "ranks": [entry.job_class.rank for entry in entries],
             "expiries": [entry.expires_at for entry in entries],
+            "suspected": [entry.suspected for entry in entries],
             "version": SCHEMA_VERSION,
         },
     )

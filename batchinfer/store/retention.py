@@ -80,6 +80,10 @@ _BESIDE = (
         DELETE FROM attempts_default a WHERE job_id < :before
           AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = a.job_id)
     """),
+    text("""
+        DELETE FROM job_blobs_default b WHERE job_id < :before
+          AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = b.job_id)
+    """),
     text("DELETE FROM events WHERE id IN (SELECT id FROM events WHERE id < :before ORDER BY id LIMIT 100000)"),
 )
 

@@ -16,6 +16,7 @@ from sqlalchemy import TextClause, text
 from batchinfer.domain.jobs import JobClass
 from batchinfer.store.claims import DELIVER, Requeued
 from batchinfer.store.clean import as_jsonb
+from batchinfer.store.files import refer_to_blobs
 from batchinfer.store.minutes import Tally, counting
 
 if TYPE_CHECKING:
@@ -199,7 +200,10 @@ def mark_prepared(
         "images": as_jsonb(list(images)),
         "reuse_key": reuse_key,
     }
-    return next(iter(_run(tx, _PREPARED, "succeeded", values)), None)
+    ready = next(iter(_run(tx, _PREPARED, "succeeded", values)), None)
+    if ready is not None:
+        refer_to_blobs(tx, ready.tenant_id, [(claim.subject_id, image) for image in images])
+    return ready
 
 
 def _run(tx: Transaction, statement: TextClause, outcome: str, values: dict[str, Any]) -> list[Requeued]:

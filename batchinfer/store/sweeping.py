@@ -40,18 +40,36 @@ _OLDEST = text("""
 """)
 # Of what no picture or document is, only files, and uploads in parts, refer to it: it need not outlive the jobs. A file
 # may be older than every job, and one that was deleted is still read by the batch that was made of it.
-_HOLD = text("""
-    SELECT b.tenant_id, b.sha256 FROM blobs b
-    WHERE b.used_at < greatest(:before, :plain_before) AND (b.used_at < :before OR b.media_type = :plain)
-      AND NOT EXISTS (
+_IN_FILES = """
+    EXISTS (
         SELECT 1 FROM files f WHERE f.blob = b.sha256 AND f.tenant_id = b.tenant_id AND (
             (f.deleted_at IS NULL AND (f.expires_at IS NULL OR f.expires_at > now()))
             OR EXISTS (SELECT 1 FROM batches r WHERE r.input_file_id = f.id
                        AND r.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))))
-      AND NOT EXISTS (
+    OR EXISTS (
         SELECT 1 FROM upload_parts p JOIN uploads u ON u.id = p.upload_id
         WHERE p.blob = b.sha256 AND p.tenant_id = b.tenant_id AND u.status = 'pending' AND u.expires_at > now())
+"""
+_HOLD = text(f"""
+    SELECT b.tenant_id, b.sha256 FROM blobs b
+    WHERE b.used_at < greatest(:before, :plain_before) AND (b.used_at < :before OR b.media_type = :plain)
+      AND NOT ({_IN_FILES})
     ORDER BY b.used_at LIMIT :limit FOR UPDATE OF b SKIP LOCKED
+""")  # noqa: S608 - made of constants
+_HOLD_ERASED = text("""
+    SELECT tenant_id, sha256 FROM blobs WHERE erase_at <= now() ORDER BY erase_at LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+# A statement of its own behind the lock: it sees whatever was referred to by those who held the row before.
+_STILL_USED = text(f"""
+    SELECT b.tenant_id, b.sha256 FROM blobs b JOIN unnest(CAST(:tenants AS uuid[]), CAST(:names AS text[]))
+        AS held (tenant_id, sha256) USING (tenant_id, sha256)
+    WHERE EXISTS (SELECT 1 FROM job_blobs r WHERE r.tenant_id = b.tenant_id AND r.sha256 = b.sha256)
+       OR EXISTS (SELECT 1 FROM documents d WHERE d.tenant_id = b.tenant_id AND d.blob = b.sha256)
+       OR {_IN_FILES}
+""")  # noqa: S608 - made of constants
+_POSTPONE = text("""
+    UPDATE blobs SET erase_at = now() + make_interval(secs => CAST(:wait_s AS float)) WHERE (tenant_id, sha256) IN (
+        SELECT * FROM unnest(CAST(:tenants AS uuid[]), CAST(:names AS text[])))
 """)
 _KNOWN = text("""
     SELECT sha256 FROM blobs WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[]))
@@ -92,6 +110,20 @@ def forget(tx: Transaction, orphans: list[Orphan]) -> None:
 def keep(tx: Transaction, orphans: list[Orphan]) -> None:
     """Leave blobs alone whose files were touched lately; they are held by this transaction."""
     tx.execute(_KEEP, _columns(orphans))
+
+
+def hold_erased(tx: Transaction, *, limit: int) -> tuple[list[Orphan], list[Orphan]]:
+    """Lock blobs that something deleted referred to and whose wait is over: those that nothing refers to, and those
+    that something else does."""
+    held = [Orphan(**row._mapping) for row in tx.execute(_HOLD_ERASED, {"limit": limit})]
+    used = {Orphan(**row._mapping) for row in tx.execute(_STILL_USED, _columns(held))} if held else set()
+    return [orphan for orphan in held if orphan not in used], [orphan for orphan in held if orphan in used]
+
+
+def postpone(tx: Transaction, orphans: list[Orphan], wait_s: float | None) -> None:
+    """Look again at held blobs after so many seconds, or (None) not again."""
+    if orphans:
+        tx.execute(_POSTPONE, {**_columns(orphans), "wait_s": wait_s})
 
 
 def _columns(orphans: list[Orphan]) -> dict[str, list[object]]:

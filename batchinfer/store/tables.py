@@ -1,7 +1,7 @@
 """Every table, once. Migrations build them, a test holds the two equal.
 
-`jobs`, `results` and `attempts` are partitioned by the UUIDv7 of the job, a day each; `queue` is small and hot: its
-rows go when their work ends. There are no foreign keys into partitioned tables: a day is dropped as a whole.
+`jobs`, `results`, `attempts` and `job_blobs` are partitioned by the UUIDv7 of the job, a day each; `queue` is small and
+hot: its rows go when their work ends. There are no foreign keys into partitioned tables: a day is dropped as a whole.
 """
 
 from __future__ import annotations
@@ -148,6 +148,8 @@ jobs = Table(
     Column("batch_id", Uuid), Column("line", Integer), Column("custom_id", Text),
     #: Whose usage it is: the API key that asked for it, and the schedule that did.
     Column("key_id", Uuid), Column("schedule_id", Uuid),
+    #: The job that it repeats, and the newest job that repeats it.
+    Column("origin_id", Uuid), Column("retry_id", Uuid),
     Column("prompt", JSONB, nullable=False),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: NULL while a queue row says where the job is; set once, in the transaction that removes that row.
@@ -158,6 +160,8 @@ jobs = Table(
     #: Under which its answer is kept to serve again; NULL where it is not.
     Column("reuse_key", Text),
     _time("created_at", nullable=False, now=True), _time("started_at"), _time("finished_at"), _time("expires_at"),
+    #: What it said and was told is gone; the row stays for the counts, and nobody sees it.
+    _time("deleted_at"),
     Index("ix_jobs_tenant", "tenant_id", "id"),
     Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
     Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
@@ -214,6 +218,16 @@ attempts = Table(
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
 
+#: Which blobs a job refers to, so that those of a deleted one can go that nobody else holds.
+job_blobs = Table(
+    "job_blobs", metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    _tenant(), _version(),
+    Index("ix_job_blobs_blob", "tenant_id", "sha256"),
+    postgresql_partition_by="RANGE (job_id)",
+)  # fmt: skip
+
 queue = Table(
     "queue", metadata,
     Column("id", Uuid, primary_key=True),
@@ -256,6 +270,7 @@ documents = Table(
     Column("error", JSONB),
     _time("created_at", nullable=False, now=True), _time("started_at"), _time("rendered_at"), _time("expires_at"),
     Index("ix_documents_tenant", "tenant_id", "id"),
+    Index("ix_documents_blob", "tenant_id", "blob"),
 )  # fmt: skip
 
 blobs = Table(
@@ -268,7 +283,10 @@ blobs = Table(
     _time("created_at", nullable=False, now=True),
     #: When a job or document last came to refer to it, to within an hour.
     _time("used_at", nullable=False, now=True),
+    #: Something that referred to it was deleted: from then on it goes, unless anything else refers to it.
+    _time("erase_at"),
     Index("ix_blobs_used_at", "used_at"),
+    Index("ix_blobs_erase_at", "erase_at", postgresql_where=text("erase_at IS NOT NULL")),
 )  # fmt: skip
 
 #: What is to leave the system. While it waits or is under way, a queue row of kind deliver with its id says so.

@@ -100,6 +100,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID", "POST /v1/uploads",
                 "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
                 "POST /v1/batches/validate", "POST /v1/batches/ID/retry",
+                "POST /v1/jobs/ID/retry",
             },
         ),
         (
@@ -115,7 +116,8 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
         ),
         (
             "cancel",
-            {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")},
+            {"DELETE /v1/jobs/ID"}
+            | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")},
         ),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from batchinfer.errors import Unavailable
 from batchinfer.store import migrate, partitions
 from batchinfer.store.tables import metadata
 
-PARTITION = re.compile(r"(jobs|results|attempts)_(default|\d{8})")
+PARTITION = re.compile(r"(jobs|results|attempts|job_blobs)_(default|\d{8})")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_partition_has_every_index_of_its_table(database_url, connect):
         look = inspect(connection)
         for table in partitions.PARTITIONED:
             whole = sorted(tuple(index["column_names"]) for index in look.get_indexes(table))
-            days = [name for name in look.get_table_names() if PARTITION.fullmatch(name) and name.startswith(table)]
+            days = [n for n in look.get_table_names() if (found := PARTITION.fullmatch(n)) and found[1] == table]
             assert len(days) > 5
             for day in days:
                 assert sorted(tuple(index["column_names"]) for index in look.get_indexes(day)) == whole
