@@ -110,6 +110,7 @@ def _make_retry(caller: Caller, parent: Held, request: RetryRequest) -> batches.
         metadata=batch.metadata if request.metadata is None else request.metadata,
         options={"output_expires_s": LONGEST_EXPIRY_S, **kept, "retry": retry},
         parent_id=batch.id,
+        key_id=caller.key_id,
     )
 
 

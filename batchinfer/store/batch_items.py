@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: The code of what ended without an answer, in the words of the error file.
 _CODE = """CASE j.final_state WHEN 'expired' THEN 'batch_expired' WHEN 'cancelled' THEN 'batch_cancelled'
                 ELSE coalesce(j.error ->> 'code', 'failed') END"""
-_UNANSWERED = "j.final_state IN ('failed', 'quarantined', 'expired', 'cancelled')"
+_UNANSWERED = "j.final_state IN ('failed', 'quarantined', 'expired', 'cancelled') AND j.deleted_at IS NULL"
 _ITEMS = f"""
     SELECT j.id AS job_id, j.line, j.custom_id, {STATE} AS state, j.attempts + coalesce({TRIES}, 0) AS attempts,
            j.created_at, j.finished_at, j.error
@@ -51,7 +51,7 @@ def list_items(
     limit: int = 20,
 ) -> list[Item]:
     """The lines of a batch that are jobs, in the order of the file, behind line `after`."""
-    conditions, values = ["true"], {"batch_id": batch_id, "after": after, "limit": limit}
+    conditions, values = ["j.deleted_at IS NULL"], {"batch_id": batch_id, "after": after, "limit": limit}
     if state is not None:
         conditions.append(state_condition(state))
         values["state"] = state
@@ -80,7 +80,7 @@ def list_causes(tx: Transaction, batch_id: UUID) -> list[Cause]:
 
 
 _OF_STATES = """
-    FROM jobs WHERE batch_id = :batch_id AND final_state = ANY (CAST(:states AS text[]))
+    FROM jobs WHERE batch_id = :batch_id AND final_state = ANY (CAST(:states AS text[])) AND deleted_at IS NULL
       AND (cardinality(CAST(:names AS text[])) = 0 OR custom_id = ANY (CAST(:names AS text[])))
 """
 _NUMBERS, _COUNT = text(f"SELECT line {_OF_STATES}"), text(f"SELECT count(*) {_OF_STATES}")

@@ -187,7 +187,7 @@ _LINES = text(f"""
     WITH page AS MATERIALIZED (
         SELECT DISTINCT ON (l.line) l.* FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS b (id, place),
             LATERAL (SELECT id, line, custom_id, batch_id, b.place FROM jobs
-                     WHERE batch_id = b.id AND line > :after ORDER BY line LIMIT :limit) AS l
+                     WHERE batch_id = b.id AND line > :after AND deleted_at IS NULL ORDER BY line LIMIT :limit) AS l
         ORDER BY l.line, l.place LIMIT :limit)
     SELECT {_COLUMNS}, page.line, page.custom_id, page.place FROM page JOIN ({_SOURCE}) ON j.id = page.id
     ORDER BY page.line
