@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
     keep_days: int = Field(30, ge=0, description="Days that jobs and results are kept; 0 keeps them for ever.")
+    changes_days: int = Field(7, ge=1, description="Days that changes of state can be read and followed.")
     blob_grace_hours: float = Field(24.0, ge=2, description="How long an unused file is kept before it is removed.")
     snapshot_warn_s: float = Field(300.0, gt=0, description="Age of a database snapshot that is warned of.")
     snapshot_warn_xids: int = Field(5_000_000, ge=1, description="Transactions that a snapshot may lag behind.")

@@ -9,6 +9,7 @@ from batchinfer.api import (
     batches,
     chat,
     documents,
+    events,
     files,
     fleet,
     health,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
-    files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes,
+    files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
 )  # fmt: skip
 
 

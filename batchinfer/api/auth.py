@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, cast
 from flask import g, request
 
 from batchinfer.api.state import current
-from batchinfer.errors import Unauthenticated
+from batchinfer.errors import Unauthenticated, Unavailable
 from batchinfer.services import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchinfer.services.context import Caller
 
 _BEARER = re.compile(r"bearer +(bi_[A-Za-z0-9_-]{8,128})\s*", re.IGNORECASE)
@@ -30,6 +32,23 @@ def authenticate_request() -> None:
         g.caller = keys.authenticate(current().context, match.group(1))
     except Unauthenticated:
         raise Unauthenticated(_SENTENCE) from None
+
+
+def find_validity() -> Callable[[], bool]:
+    """Whether the key of this request still opens what it did, for an answer that takes minutes."""
+    context, who = current().context, caller()
+    match = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+    token = match.group(1) if match else ""
+
+    def is_valid() -> bool:
+        try:
+            return keys.authenticate(context, token).scopes >= who.scopes
+        except Unauthenticated:
+            return False
+        except Unavailable:
+            return True  # nobody can say now; nothing can be read now either
+
+    return is_valid
 
 
 def caller() -> Caller:

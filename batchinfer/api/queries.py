@@ -134,6 +134,15 @@ class ItemsQuery(PageQuery):
     custom_id: Word | None = Field(None, description="The line of this name.")
 
 
+class EventsQuery(Parameters):
+    """Which events, oldest first."""
+
+    limit: Limit = 20
+    after: Word | None = Field(
+        None, description="The `next_after` of the page before, the id of an event, or `now`: nothing of before."
+    )
+
+
 class UsageQuery(Parameters):
     """Usage of which days, and by what."""
 
@@ -179,4 +188,4 @@ def refuse_query(error: ValidationError) -> NoReturn:
 
 
 _PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, ModelPath)
-_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery, UsageQuery)
+_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery, UsageQuery, EventsQuery)

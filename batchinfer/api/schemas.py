@@ -261,6 +261,31 @@ class ReclassBody(BaseModel):
     changed: int
 
 
+class EventSubject(BaseModel):
+    """What changed: a job or a batch."""
+
+    id: str
+
+
+class EventBody(BaseModel):
+    """A change of state. `type` is the noun and the state that it came into, job.succeeded for example."""
+
+    id: str
+    object: Literal["event"] = "event"
+    type: str
+    created_at: Time
+    data: EventSubject
+
+
+class EventList(_ListBody):
+    """Some events, oldest first; go on with `after=<next_after>`, also where there were none."""
+
+    data: list[EventBody]
+    first_id: str | None
+    last_id: str | None
+    next_after: str
+
+
 class UsageNumbers(BaseModel):
     """What results used. `device_seconds`: prefill and decoding, shared among the jobs that were at it together."""
 

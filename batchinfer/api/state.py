@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from batchinfer.api.waiting import Waiters
+from batchinfer.api.waiting import Streams, Waiters
 from batchinfer.domain.limits import Limits
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ class State:
     context: Context
     limits: Limits
     waiters: Waiters
+    streams: Streams
 
 
 def open_state(app: Flask, context: Context) -> None:
     """Put the state on the application and tell Flask the limits of a body."""
     settings = context.settings
     limits = Limits.of(settings)
-    app.extensions[_NAME] = State(context, limits, Waiters(max(1, settings.web_threads // 4)))
+    waiters = Waiters(max(1, settings.web_threads // 4))
+    app.extensions[_NAME] = State(context, limits, waiters, Streams(waiters))
     app.config.update(
         MAX_CONTENT_LENGTH=limits.max_body_bytes,
         # A field that is no file stays in memory: the longest prompt in UTF-8, and the other fields.

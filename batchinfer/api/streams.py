@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _KEEP_ALIVE = ": keep-alive\n\n"
 #: No proxy may gather events; the connection is this answer's own.
-_HEADERS = {"X-Accel-Buffering": "no"}
+HEADERS = {"X-Accel-Buffering": "no"}
 
 
 def stream_chat(chat: ChatRequest, idempotency: Idempotency | None, wait_s: float) -> Response:
@@ -45,7 +45,7 @@ def stream_chat(chat: ChatRequest, idempotency: Idempotency | None, wait_s: floa
         events = _write_events(job, pieces, include_usage=chat.include_usage, request_id=g.request_id)
         first = next(events)  # what fails before it is answered with a status
         held = stack.pop_all()
-    response = Response(chain([first], _closing(events, held)), mimetype="text/event-stream", headers=_HEADERS)
+    response = Response(chain([first], closing(events, held)), mimetype="text/event-stream", headers=HEADERS)
     response.call_on_close(events.close)
     response.call_on_close(held.close)
     if replayed:
@@ -53,7 +53,7 @@ def stream_chat(chat: ChatRequest, idempotency: Idempotency | None, wait_s: floa
     return response
 
 
-def _closing(events: Iterator[str], held: ExitStack) -> Iterator[str]:
+def closing(events: Iterator[str], held: ExitStack) -> Iterator[str]:
     """The events, and the place given back as soon as they are over: not every server closes at once."""
     with held:
         yield from events

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services.crumbs import sweep_crumbs
-from batchinfer.store import batches, outbox, retention, reuse, sweeping, uploads, userfiles
+from batchinfer.store import batches, changes, outbox, retention, reuse, sweeping, uploads, userfiles
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
@@ -18,6 +18,8 @@ _GROUP = 200
 #: Shelves of the blob store: the first byte of a blob's name.
 _SHELVES = 256
 _HOURS = 24
+#: Rows of changes that are dropped in one transaction.
+_CHANGES = 50_000
 #: Between storing bytes and the commit of what refers to them no request takes this long.
 ERASE_WAIT_S = 600.0
 
@@ -81,6 +83,17 @@ def _remove_group(ctx: Context, before: datetime, plain_before: datetime) -> int
         sweeping.forget(tx, gone)
         sweeping.keep(tx, [orphan for orphan in orphans if orphan not in gone])
     return len(orphans)
+
+
+def drop_changes(ctx: Context) -> int:
+    """Drop changes of state that are older than the setting changes_days. Answers how many rows."""
+    total = 0
+    while True:
+        with ctx.db.transaction() as tx:
+            dropped = changes.drop_changes(tx, timedelta(days=ctx.settings.changes_days), limit=_CHANGES)
+        total += dropped
+        if dropped < _CHANGES // 2:
+            return total
 
 
 def erase_blobs(ctx: Context) -> int:

@@ -55,6 +55,7 @@ def tick(ctx: Context) -> Tick:
         mismatches = _try(lambda: len(checking.check_counters(ctx)), "check the counters")
         _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")
         dropped = _try(lambda: sweeping.drop_expired(ctx), "drop what is over")
+        _try(lambda: sweeping.drop_changes(ctx), "drop old changes")
         removed += _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
     with ctx.db.transaction(relaxed=True) as tx:
         ticks.record_tick(tx, TICK)

@@ -12,6 +12,7 @@ from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobState, Usage
 from batchinfer.domain.usage import measure_device_us
+from batchinfer.store.changes import tell_jobs
 from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, UNCOUNTED, Ended
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
@@ -343,7 +344,9 @@ def _run(
     outcome: str | None = None,
 ) -> list[Ended]:
     rows = tx.execute(statement, values | {"final": final.value, "outcome": outcome or final.value})
-    return [Ended(state=final, **row._mapping) for row in rows]
+    ended = [Ended(state=final, **row._mapping) for row in rows]
+    tell_jobs(tx, [(row.tenant_id, final.value, row.subject_id) for row in ended if row.kind in _OF_JOBS])
+    return ended
 
 
 def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import TERMINAL, Attempt, Job, JobClass, JobState
+from batchinfer.store.changes import name_waiting, tell_jobs
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.endings import TRIES
 from batchinfer.store.files import refer_to_blobs
@@ -262,7 +263,7 @@ _RELEASE = text("""
            f.id, f.tenant_id, f.model, f.class, array_position(CAST(:classes AS text[]), f.class) - 1, a.last, a.last,
            :suspected, :version
     FROM freed f, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = f.id) AS a
-    RETURNING id
+    RETURNING id, kind
 """)
 
 
@@ -276,7 +277,10 @@ def release_quarantined(tx: Transaction, tenant_id: UUID, job_id: UUID, *, suspe
     classes = [job_class.value for job_class in JobClass]
     values = {"id": job_id, "tenant_id": tenant_id, "classes": classes, "version": SCHEMA_VERSION}
     values["suspected"] = suspected
-    return tx.execute(_RELEASE, values).first() is not None
+    row = tx.execute(_RELEASE, values).first()
+    if row is not None:
+        tell_jobs(tx, [(tenant_id, name_waiting(row.kind) or "", job_id)])
+    return row is not None
 
 
 def _as_job(row: Row[Any]) -> Job:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from batchinfer.domain.jobs import JobClass
+from batchinfer.store.changes import name_waiting, tell_jobs
 from batchinfer.store.claiming import CLAIM_ANY, CLAIM_MODEL, PLAN_ONCE, count_window
 from batchinfer.store.claims import Claim
 from batchinfer.store.tables import SCHEMA_VERSION
@@ -65,6 +66,8 @@ def enqueue(tx: Transaction, entries: Sequence[Entry]) -> None:
             "version": SCHEMA_VERSION,
         },
     )
+    states = [(entry, name_waiting(entry.kind)) for entry in entries]
+    tell_jobs(tx, [(entry.tenant_id, state, entry.id) for entry, state in states if state])
 
 
 def claim(

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.batches import TERMINAL
 from batchinfer.domain.jobs import JobClass, JobState
+from batchinfer.store.changes import tell_jobs
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -78,6 +79,7 @@ def forget_job(tx: Transaction, tenant_id: UUID, job_id: UUID, *, wait_s: float)
     """Empty a held job of what it said and was told. Its blobs are looked at after `wait_s` seconds."""
     for statement in (_FORGET, _FORGET_RESULT, _FORGET_TRIES):
         tx.execute(statement, {"id": job_id})
+    tell_jobs(tx, [(tenant_id, "deleted", job_id)])
     names = sorted(tx.execute(_LET_GO, {"id": job_id}).scalars())
     if names:
         tx.execute(_ERASE, {"tenant_id": tenant_id, "names": names, "wait_s": wait_s})

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobClass
-from batchinfer.store.claims import DELIVER, Requeued
+from batchinfer.store.changes import tell_jobs
+from batchinfer.store.claims import DELIVER, INFER, Requeued
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.files import refer_to_blobs
 from batchinfer.store.minutes import Tally, counting
@@ -208,7 +209,10 @@ def mark_prepared(
 
 def _run(tx: Transaction, statement: TextClause, outcome: str, values: dict[str, Any]) -> list[Requeued]:
     rows = tx.execute(statement, values | {"outcome": outcome})
-    return [Requeued(**{**row._mapping, "job_class": JobClass(row.job_class)}) for row in rows]
+    back = [Requeued(**{**row._mapping, "job_class": JobClass(row.job_class)}) for row in rows]
+    # What is prepared again has been preparing all the time.
+    tell_jobs(tx, [(row.tenant_id, "queued", row.id) for row in back if row.kind == INFER])
+    return back
 
 
 def _columns(endings: Sequence[Ending]) -> dict[str, list[Any]]:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Date,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -396,6 +397,19 @@ events = Table(
     Column("actor", Text), Column("data", JSONB, nullable=False, server_default=text("'{}'")),
     _time("created_at", nullable=False, now=True),
     Index("ix_events_subject", "subject_id", "id"),
+)  # fmt: skip
+
+#: Changes of state as users may follow them, a row a transaction, tenant and state; a batch's come from a trigger.
+changes = Table(
+    "changes", metadata,
+    #: The transaction: what is below the oldest one under way is complete, and gets nothing more.
+    Column("xid", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    _tenant(), _version(),
+    Column("subject", Text, nullable=False), Column("state", Text, nullable=False),
+    Column("ids", ARRAY(Uuid), nullable=False),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_changes_tenant", "tenant_id", "xid", "seq"),
 )  # fmt: skip
 
 minutes = Table(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from batchinfer.store.claims import Claim
 
 MAX_ATTEMPTS = MAX_CRASHES = 3
-TABLES = ("queue", "jobs", "results", "attempts", "leases", "minutes", "events")
+TABLES = ("queue", "jobs", "results", "attempts", "leases", "minutes", "events", "changes", "usage")
 
 
 class Ledger(RuleBasedStateMachine):
