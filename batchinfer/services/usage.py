@@ -57,9 +57,19 @@ def read_usage(
                 code="invalid_value",
                 param="from",
             )
-        wanted = {"since": first, "until": last, "model": model, "key_id": key_id}
-        rows = store.read_usage(tx, caller.tenant_id, groups=groups, limit=MOST_ROWS + 1, **wanted)
-        total = store.read_usage(tx, caller.tenant_id, groups=(), limit=1, **wanted)
+        rows, total = (
+            store.read_usage(
+                tx,
+                caller.tenant_id,
+                since=first,
+                until=last,
+                groups=by,
+                model=model,
+                key_id=key_id,
+                limit=MOST_ROWS + 1,
+            )
+            for by in (groups, ())
+        )
     if len(rows) > MOST_ROWS:
         raise BadRequest(
             f"`group_by` makes more than {MOST_ROWS:,} rows. Ask for fewer days, one model or one key.",
