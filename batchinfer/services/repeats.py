@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import JOB, new_id, show_id
-from batchinfer.domain.jobs import JobState
+from batchinfer.domain.jobs import TERMINAL, JobState
 from batchinfer.errors import Conflict
 from batchinfer.services import models
 from batchinfer.services.jobs import find_own, make_missing, require_job, suspect_again
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
+from batchinfer.services.reusing import store_jobs
 from batchinfer.services.sweeping import ERASE_WAIT_S
 from batchinfer.store import files, jobs, queue, repeats
 from batchinfer.store.claims import INFER, PREPARE
@@ -44,18 +45,20 @@ def retry_job(ctx: Context, caller: Caller, job_id: UUID, idempotency: Idempoten
     try:
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, idempotency, "job", new)
-            kind = _repeat(ctx, tx, caller, job_id, new)
+            _repeat(ctx, tx, caller, job_id, new)
             job = require_job(jobs.find_job(tx, caller.tenant_id, new))
     except Replayed as replay:
         return find_own(ctx, caller, replay.found.resource_id), True
-    if kind == PREPARE:
+    if job.state in TERMINAL:
+        ctx.bell.ring([new])
+    elif job.state is JobState.PREPARING:
         ctx.announcer.announce_cpu([new])
     else:
         ctx.announcer.announce(job.model, job.job_class, [new])
     return job, False
 
 
-def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UUID) -> str:
+def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UUID) -> None:
     held = _hold(tx, caller, job_id)
     _check(held)
     models.require_model(tx, held.model)
@@ -68,16 +71,16 @@ def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UU
         new, caller.tenant_id, held.model, held.job_class, prompt, held.metadata, expires_at, key_id=caller.key_id,
         origin_id=held.id,
     )  # fmt: skip
-    jobs.insert_jobs(tx, [job])
+    tally = Tally()
+    ended = store_jobs(tx, [job], tally)
     kind = INFER if all(image.get("normal") for image in images) else PREPARE
     suspected = suspect_again(ctx) if held.state is JobState.QUARANTINED else 0
-    queue.enqueue(tx, [queue.Entry(new, kind, caller.tenant_id, held.model, held.job_class, expires_at, suspected)])
+    entry = queue.Entry(new, kind, caller.tenant_id, held.model, held.job_class, expires_at, suspected)
+    queue.enqueue(tx, [] if ended else [entry])
     repeats.mark_repeated(tx, held.id, new)
     record(tx, [Event(caller.tenant_id, "job", held.id, "retried", caller.actor, {"job": show_id(JOB, new)})])
-    tally = Tally()
     tally.count(caller.tenant_id, held.model, submitted=1)
     tally.add(tx)
-    return kind
 
 
 def _hold(tx: Transaction, caller: Caller, job_id: UUID) -> Held:

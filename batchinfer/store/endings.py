@@ -31,6 +31,8 @@ _FENCE = """q.state = 'running' AND q.attempt = g.attempt
     AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)"""
 #: Kinds whose subject is a job.
 _OF_JOBS = (INFER, PREPARE)
+#: The result of a deleted job is there for its usage alone.
+NOT_DELETED = "r.finish_reason <> 'deleted'"
 #: The usage of a job that took over an answer: the first one has paid for it.
 UNUSED: dict[str, Any] = Usage().as_dict() | {"images": 0}
 #: The tries that the user pays for: those of a model, less lost and given back ones.
@@ -115,7 +117,7 @@ _REUSE = _ending(
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings, r.text, r.finish_reason,
                r.model AS made_by, r.revision, r.engine, r.logprobs, coalesce(r.reused_from, r.job_id) AS reused_from
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
-        JOIN results r ON r.job_id = :source AND r.tenant_id = q.tenant_id
+        JOIN results r ON r.job_id = :source AND r.tenant_id = q.tenant_id AND {NOT_DELETED}
         WHERE q.id = :id AND q.kind = 'prepare' AND {_FENCE}
           AND (q.expires_at IS NULL OR q.expires_at > clock_timestamp())
         FOR UPDATE OF q)""",  # noqa: S608

@@ -49,7 +49,8 @@ _FORGET = text("""
     UPDATE jobs SET prompt = '{}', metadata = '{}', error = NULL, custom_id = NULL, deleted_at = now() WHERE id = :id
 """)
 # What was counted stays: the usage of a result, and how each try ended.
-_FORGET_RESULT = text("UPDATE results SET text = '', logprobs = NULL WHERE job_id = :id")
+_FORGET_RESULT = text("UPDATE results SET text = '', logprobs = NULL, finish_reason = 'deleted' WHERE job_id = :id")
+_FORGET_ANSWERS = text("DELETE FROM answers WHERE job_id = :id")
 _FORGET_TRIES = text("UPDATE attempts SET error = NULL WHERE job_id = :id AND error IS NOT NULL")
 _LET_GO = text("DELETE FROM job_blobs WHERE job_id = :id RETURNING sha256")
 _ERASE = text("""
@@ -77,7 +78,7 @@ def mark_repeated(tx: Transaction, job_id: UUID, retry_id: UUID) -> None:
 
 def forget_job(tx: Transaction, tenant_id: UUID, job_id: UUID, *, wait_s: float) -> None:
     """Empty a held job of what it said and was told. Its blobs are looked at after `wait_s` seconds."""
-    for statement in (_FORGET, _FORGET_RESULT, _FORGET_TRIES):
+    for statement in (_FORGET, _FORGET_RESULT, _FORGET_ANSWERS, _FORGET_TRIES):
         tx.execute(statement, {"id": job_id})
     tell_jobs(tx, [(tenant_id, "deleted", job_id)])
     names = sorted(tx.execute(_LET_GO, {"id": job_id}).scalars())

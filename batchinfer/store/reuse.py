@@ -11,8 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from batchinfer.store.changes import tell_jobs
 from batchinfer.store.clean import as_jsonb
-from batchinfer.store.endings import UNUSED
+from batchinfer.store.endings import NOT_DELETED, UNUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
 #: Stands for the lease of what no worker did.
 NOBODY = UUID(int=0)
-_FIND = text("""
+_FIND = text(f"""
     SELECT w.key, a.job_id FROM unnest(CAST(:keys AS text[]), CAST(:models AS text[])) AS w (key, model)
     JOIN models m ON m.name = w.model
     JOIN answers a ON a.tenant_id = :tenant_id AND a.key = w.key AND a.revision = m.revision
-    JOIN results r ON r.job_id = a.job_id AND r.tenant_id = a.tenant_id
-""")
+    JOIN results r ON r.job_id = a.job_id AND r.tenant_id = a.tenant_id AND {NOT_DELETED}
+""")  # noqa: S608 - made of constants
 # One statement is one snapshot: a job ends if and only if it gets its result.
-_END = text("""
+_END = text(f"""
     WITH source AS (
         SELECT g.id, r.* FROM unnest(CAST(:ids AS uuid[]), CAST(:sources AS uuid[])) AS g (id, source)
-        JOIN results r ON r.job_id = g.source AND r.tenant_id = :tenant_id),
+        JOIN results r ON r.job_id = g.source AND r.tenant_id = :tenant_id AND {NOT_DELETED}),
     ended AS (
         UPDATE jobs j SET final_state = 'succeeded', finished_at = now() FROM source s
         WHERE j.id = s.id AND j.tenant_id = :tenant_id AND j.final_state IS NULL RETURNING j.id)
@@ -41,7 +42,7 @@ _END = text("""
            coalesce(s.reused_from, s.job_id)
     FROM source s JOIN ended e ON e.id = s.id
     RETURNING job_id
-""")
+""")  # noqa: S608 - made of constants
 _FORGET = text("""
     DELETE FROM answers WHERE (tenant_id, key, revision) IN (
         SELECT tenant_id, key, revision FROM answers WHERE job_id < :before ORDER BY job_id LIMIT :limit
@@ -64,7 +65,9 @@ def end_with(tx: Transaction, tenant_id: UUID, sources: Mapping[UUID, UUID]) -> 
         return frozenset()
     values = {"tenant_id": tenant_id, "ids": list(sources), "sources": list(sources.values())}
     rows = tx.execute(_END, values | {"nobody": NOBODY, "usage": as_jsonb(UNUSED)})
-    return frozenset(rows.scalars())
+    ended = frozenset(rows.scalars())
+    tell_jobs(tx, [(tenant_id, "succeeded", job_id) for job_id in sources if job_id in ended])
+    return ended
 
 
 def forget_dropped(tx: Transaction, *, before: UUID, limit: int = 100_000) -> int:

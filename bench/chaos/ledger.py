@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchinfer.demo.client import Client
+
 from batchinfer.demo.ledger import count, has_ended
 from batchinfer.domain.jobs import TERMINAL
 

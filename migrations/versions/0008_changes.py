@@ -1,14 +1,14 @@
 """Changes of state that users may follow.
 
-Revision: 0007
+Revision: 0008
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0007"
-down_revision: str | None = "0006"
+revision = "0008"
+down_revision: str | None = "0007"
 branch_labels = None
 depends_on = None
 

@@ -1,14 +1,14 @@
 """Whose usage a job is, and what results used, a day.
 
-Revision: 0005
+Revision: 0006
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0005"
-down_revision: str | None = "0004"
+revision = "0006"
+down_revision: str | None = "0005"
 branch_labels = None
 depends_on = None
 

@@ -1,14 +1,14 @@
 """Jobs that repeat others, jobs that were deleted, and which blobs a job refers to.
 
-Revision: 0006
+Revision: 0007
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0006"
-down_revision: str | None = "0005"
+revision = "0007"
+down_revision: str | None = "0006"
 branch_labels = None
 depends_on = None
 
