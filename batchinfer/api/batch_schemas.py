@@ -69,6 +69,7 @@ class BatchExtras(BaseModel):
     parent_id: str | None = Field(description="The batch whose lines it tries again.")
     cache_hits: int = Field(description="Lines that took over an answer that was kept.")
     merged: int = Field(description="Lines of its files that are those of batches before it.")
+    paused_at: MaybeTime
 
 
 class BatchBody(BaseModel):
@@ -132,6 +133,19 @@ CREATE: dict[str, Any] = {
     "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/BatchCreate"}},
         LINES[0]: {"schema": _LINES},
+    },
+}
+RECLASS: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"class": {"enum": [str(job_class) for job_class in JobClass]}},
+                "required": ["class"],
+            }
+        }
     },
 }
 SCHEMAS: dict[str, dict[str, Any]] = {"BatchCreate": _CREATE}

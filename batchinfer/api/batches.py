@@ -6,7 +6,7 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from batchinfer.api.auth import caller
-from batchinfer.api.batch_schemas import CREATE, BatchBody, BatchList
+from batchinfer.api.batch_schemas import CREATE, RECLASS, BatchBody, BatchList
 from batchinfer.api.bodies import reply
 from batchinfer.api.idempotency import read_idempotency
 from batchinfer.api.lines import has_lines, hash_lines, read_options, read_pieces, refuse_options
@@ -15,10 +15,10 @@ from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.queries import BatchPath, LinesQuery, PageQuery
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_json
-from batchinfer.domain.batches import PRIORITIES, Batch, parse_batch, parse_bulk
+from batchinfer.domain.batches import PRIORITIES, Batch, parse_batch, parse_bulk, parse_class
 from batchinfer.domain.ids import BATCH, FILE, parse_id, show_id
 from batchinfer.observe.clock import to_unix
-from batchinfer.services import batches
+from batchinfer.services import batch_controls, batches
 
 routes = APIBlueprint(
     "batches",
@@ -80,6 +80,29 @@ def cancel_batch(path: BatchPath) -> Response:
     return reply(show_batch(batches.cancel_batch(current().context, caller(), parse_id(BATCH, path.batch_id))))
 
 
+@routes.post("/batches/<batch_id>/pause", operation_id="pause_batch", responses={200: BatchBody})
+def pause_batch(path: BatchPath) -> Response:
+    """Begin no more lines of a batch; what runs ends as it would, and its time passes. Twice is as once."""
+    return reply(show_batch(batch_controls.pause_batch(current().context, caller(), parse_id(BATCH, path.batch_id))))
+
+
+@routes.post("/batches/<batch_id>/resume", operation_id="resume_batch", responses={200: BatchBody})
+def resume_batch(path: BatchPath) -> Response:
+    """Let a paused batch go on. Twice is as once."""
+    return reply(show_batch(batch_controls.resume_batch(current().context, caller(), parse_id(BATCH, path.batch_id))))
+
+
+@routes.post(
+    "/batches/<batch_id>/reclass", operation_id="reclass_batch", request_body=RECLASS,
+    responses={200: BatchBody, **refusals(413, 415)},
+)  # fmt: skip
+def reclass_batch(path: BatchPath) -> Response:
+    """Give the lines of a batch that have not ended another class."""
+    body, _ = read_json("/v1/batches/reclass")
+    batch_id = parse_id(BATCH, path.batch_id)
+    return reply(show_batch(batch_controls.reclass_batch(current().context, caller(), batch_id, parse_class(body))))
+
+
 def show_batch(batch: Batch) -> BatchBody:
     """A batch as OpenAI shows it."""
     counts = batch.counts
@@ -108,6 +131,7 @@ def show_batch(batch: Batch) -> BatchBody:
                 "parent_id": show_id(BATCH, batch.parent_id) if batch.parent_id else None,
                 "merged": batch.merged,
                 "cache_hits": batch.cache_hits,
+                "paused_at": to_unix(batch.times.get("paused_at")),
             },
         }
     )

@@ -175,3 +175,11 @@ def _parse_options(given: Mapping[str, object], file_id: str | None) -> BatchReq
         job_class=PRIORITIES[priority],
         cache=parse_cache(ours.get("cache"), "batchinfer.cache"),
     )
+
+
+def parse_class(body: object) -> JobClass:
+    """The class that a batch is to have, from a decoded JSON body. Raises BadRequest."""
+    given = read_object(body, "body")
+    refuse_unknown(given, ("class",))
+    words = ", ".join(JobClass)
+    return JobClass(read_word(require(given, "class", f"Say one of {words}."), "class", JobClass))

@@ -97,7 +97,7 @@ def store_batch(
     with ctx.db.transaction() as tx:
         found = find_replay(tx, caller, idempotency)
     if found is not None:
-        return _find(ctx, caller, found.resource_id), True
+        return get_own(ctx, caller, found.resource_id), True
     try:
         with ctx.db.transaction() as tx:
             before(tx)
@@ -106,9 +106,9 @@ def store_batch(
             store.insert_batch(tx, batch)
             queue.enqueue(tx, [queue.Entry(batch.id, READ, caller.tenant_id, READ, batch.job_class)])
     except Replayed as replay:
-        return _find(ctx, caller, replay.found.resource_id), True
+        return get_own(ctx, caller, replay.found.resource_id), True
     ctx.announcer.announce_cpu([batch.id])
-    return _find(ctx, caller, batch.id), False
+    return get_own(ctx, caller, batch.id), False
 
 
 def check_file(tx: Transaction, caller: Caller, file_id: UUID) -> None:
@@ -124,7 +124,8 @@ def check_file(tx: Transaction, caller: Caller, file_id: UUID) -> None:
         )
 
 
-def _find(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
+def get_own(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
+    """The caller's batch, whatever its scopes. Raises NotFound."""
     with ctx.db.transaction() as tx:
         return require_batch(store.find_batch(tx, caller.tenant_id, batch_id)).batch
 
@@ -139,7 +140,7 @@ def require_batch(held: store.Held | None) -> store.Held:
 def get_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
     """The batch. Raises NotFound."""
     caller.require("read")
-    return _find(ctx, caller, batch_id)
+    return get_own(ctx, caller, batch_id)
 
 
 def list_batches(ctx: Context, caller: Caller, *, after: UUID | None = None, limit: int = 20) -> Page[Batch]:
@@ -169,7 +170,7 @@ def cancel_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
             )
         store.cancel_batch(tx, batch_id)
     cancel_lines(ctx, caller.tenant_id, batch_id, most=_AT_ONCE, actor=caller.actor)
-    return _find(ctx, caller, batch_id)
+    return get_own(ctx, caller, batch_id)
 
 
 def cancel_lines(ctx: Context, tenant_id: UUID, batch_id: UUID, *, most: int, actor: str) -> int:

@@ -159,10 +159,13 @@ def save_lines(ctx: Context, claim: Claim, group: list[Ready]) -> bool:
         ended = store_jobs(tx, new, tally)
         kinds = {job.id: PREPARE if ready.blobs else INFER for job, ready in zip(new, group, strict=True)}
         left = [job for job in new if job.id not in ended]
+        paused = "paused_at" in held.batch.times
         queue.enqueue(
             tx,
             [
-                queue.Entry(job.id, kinds[job.id], job.tenant_id, job.model, job.job_class, job.expires_at)
+                queue.Entry(
+                    job.id, kinds[job.id], job.tenant_id, job.model, job.job_class, job.expires_at, paused=paused
+                )
                 for job in left
             ],
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Failure
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import batches, checking, quotas, sweeping, work
+from batchinfer.services import batch_controls, batches, checking, quotas, sweeping, work
 from batchinfer.store import endings, idempotency, partitions, ticks
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def tick(ctx: Context) -> Tick:
             made = partitions.ensure_partitions(tx)
             forgotten = idempotency.forget_expired(tx)
     if minutely:
+        _try(lambda: batch_controls.mend_pauses(ctx), "put paused rows right")
         _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
         removed = _try(lambda: sweeping.erase_blobs(ctx), "erase what was deleted")
     if hourly:

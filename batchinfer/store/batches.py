@@ -34,6 +34,7 @@ COUNTERS = (
 )  # fmt: skip
 _TIMES = (
     "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at",
+    "paused_at",
 )  # fmt: skip
 _PLAIN = (
     "id", "tenant_id", "endpoint", "input_file_id", "completion_window", "created_at", "expires_at", "model", "errors",

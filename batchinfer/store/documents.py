@@ -87,7 +87,7 @@ _LIST = f"""
 _COUNTS = text("""
     SELECT j.document_id, max(j.finished_at) AS finished_at, count(*) AS number,
            CASE WHEN j.final_state IS NOT NULL THEN j.final_state WHEN q.kind = 'prepare' THEN 'preparing'
-                ELSE coalesce(q.state, 'queued') END AS state
+                WHEN q.state = 'running' THEN 'running' ELSE 'queued' END AS state
     FROM jobs j LEFT JOIN queue q ON q.id = j.id AND j.final_state IS NULL
     WHERE j.document_id = ANY (CAST(:ids AS uuid[])) GROUP BY j.document_id, 4
 """)

@@ -97,7 +97,7 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
 
 STATE = """CASE WHEN j.final_state IS NOT NULL THEN j.final_state
                  WHEN q.kind = 'prepare' THEN 'preparing'
-                 ELSE coalesce(q.state, 'queued') END"""
+                 WHEN q.state = 'running' THEN 'running' ELSE 'queued' END"""
 _COLUMNS = f"""
     j.id, j.tenant_id, {STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
     CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,

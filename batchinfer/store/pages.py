@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, String, and_, case, cast, func, literal_column, or_, select
+from sqlalchemy import Select, String, and_, case, cast, func, literal_column, not_, or_, select
 
 from batchinfer.domain.jobs import LIVE, TERMINAL, JobState
 from batchinfer.store.tables import documents, jobs, queue, results
@@ -77,7 +77,8 @@ def _state() -> ColumnElement[str]:
 def _live_rule(state: JobState) -> ColumnElement[bool]:
     if state is JobState.PREPARING:
         return queue.c.kind == "prepare"
-    return and_(queue.c.kind == "infer", queue.c.state == state.value)
+    running = queue.c.state == "running"
+    return and_(queue.c.kind == "infer", running if state is JobState.RUNNING else not_(running))
 
 
 def _rows() -> Select[Any]:

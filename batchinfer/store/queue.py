@@ -37,19 +37,23 @@ class Entry:
     expires_at: datetime | None = None
     #: Above 0 it runs apart, as if so many workers had been lost under it.
     suspected: int = 0
+    #: Kept back with its batch: no claim takes it until the batch is resumed.
+    paused: bool = False
 
 
 _ENQUEUE = text("""
-    INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, expires_at, suspected, schema_version)
-    SELECT id, kind, id, tenant_id, model, class, rank, expires_at, suspected, :version
+    INSERT INTO queue
+        (id, kind, subject_id, tenant_id, model, class, rank, expires_at, suspected, state, schema_version)
+    SELECT id, kind, id, tenant_id, model, class, rank, expires_at, suspected, state, :version
     FROM unnest(CAST(:ids AS uuid[]), CAST(:kinds AS text[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:ranks AS smallint[]), CAST(:expiries AS timestamptz[]),
-        CAST(:suspected AS int[])) AS entry (id, kind, tenant_id, model, class, rank, expires_at, suspected)
+        CAST(:suspected AS int[]), CAST(:states AS text[]))
+        AS entry (id, kind, tenant_id, model, class, rank, expires_at, suspected, state)
 """)
 
 
 def enqueue(tx: Transaction, entries: Sequence[Entry]) -> None:
-    """Make work ready, at once."""
+    """Make work ready, at once; or keep it back."""
     if not entries:
         return
     tx.execute(
@@ -63,6 +67,7 @@ def enqueue(tx: Transaction, entries: Sequence[Entry]) -> None:
             "ranks": [entry.job_class.rank for entry in entries],
             "expiries": [entry.expires_at for entry in entries],
             "suspected": [entry.suspected for entry in entries],
+            "states": ["paused" if entry.paused else "queued" for entry in entries],
             "version": SCHEMA_VERSION,
         },
     )

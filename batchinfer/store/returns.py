@@ -68,13 +68,19 @@ class Suspects:
 IS_SUSPECT = """(q.lease_id <> ALL (CAST(:known_leases AS uuid[])) OR q.id = ANY (CAST(:suspects AS uuid[])))"""
 
 
+#: What comes back into a paused batch is paused.
+READY = """CASE WHEN EXISTS (
+        SELECT 1 FROM jobs j JOIN batches b ON b.id = j.batch_id WHERE j.id = q.subject_id AND b.paused_at IS NOT NULL)
+    THEN 'paused' ELSE 'queued' END"""
+
+
 def _returning(held: str, change: str, *, more: str = "") -> TextClause:
     """The statement that changes the rows of `held` (columns of queue, `error`, `timings`) and records each try."""
     return text(
         f"""
         WITH {held},
         back AS (
-            UPDATE queue q SET state = 'queued', lease_id = NULL, {change} FROM held h WHERE q.id = h.id
+            UPDATE queue q SET state = {READY}, lease_id = NULL, {change} FROM held h WHERE q.id = h.id
             RETURNING q.id, q.kind, q.tenant_id, q.model, q.class
         ),
         tried AS (

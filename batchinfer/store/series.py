@@ -78,9 +78,9 @@ class Overview:
 
 
 _QUEUE = text("""
-    SELECT kind, model, class AS job_class, count(*) FILTER (WHERE state = 'queued') AS waiting,
+    SELECT kind, model, class AS job_class, count(*) FILTER (WHERE state <> 'running') AS waiting,
            count(*) FILTER (WHERE state = 'running') AS running,
-           CAST(extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued')) AS float) AS oldest_s
+           CAST(extract(epoch FROM now() - min(created_at) FILTER (WHERE state <> 'running')) AS float) AS oldest_s
     FROM queue WHERE tenant_id = :tenant_id GROUP BY kind, model, class ORDER BY kind, model, min(rank)
 """)
 _MINUTES = text("""

@@ -237,6 +237,7 @@ queue = Table(
     _tenant(), _version(),
     Column("model", Text, nullable=False), _class(),
     Column("rank", SmallInteger, nullable=False, server_default="1"),
+    #: queued, running, or paused with its batch.
     Column("state", Text, nullable=False, server_default="queued"),
     #: Rises by one with each claim and never falls: half of the fence, with the lease.
     Column("attempt", Integer, nullable=False, server_default="0"),
@@ -251,6 +252,7 @@ queue = Table(
     _time("created_at", nullable=False, now=True),
     Index("ix_queue_ready", "kind", "model", "rank", "tenant_id", "id", postgresql_where=text("state = 'queued'")),
     Index("ix_queue_lease", "lease_id", postgresql_where=text("state = 'running'")),
+    Index("ix_queue_paused", "id", postgresql_where=text("state = 'paused'")),
     Index("ix_queue_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
                      "autovacuum_vacuum_threshold": "5000", "autovacuum_vacuum_cost_delay": "0"},
@@ -370,7 +372,7 @@ batches = Table(
     Column("cache_hits", Integer, nullable=False, server_default="0"),
     _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
     *(_time(name) for name in ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at",
-                               "cancelling_at", "cancelled_at")),
+                               "cancelling_at", "cancelled_at", "paused_at")),
     Index("ix_batches_tenant", "tenant_id", "id"),
     Index("ix_batches_live", "status", postgresql_where=text(
         "status IN ('validating', 'in_progress', 'finalizing', 'cancelling')")),

@@ -118,7 +118,8 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
         (
             "cancel",
             {"DELETE /v1/jobs/ID"}
-            | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")},
+            | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")}
+            | {f"POST /v1/batches/ID/{verb}" for verb in ("pause", "resume", "reclass")},
         ),
     ],
 )  # fmt: skip
