@@ -146,6 +146,7 @@ def test_a_scope_opens_its_routes_and_no_others(
             "completion_window": "24h",
         },
     }
+    bodies[f"/v1/batches/batch_{ID}/reclass"] = {"class": "batch"}
     for method, path in operations(app):
         body = {"json": bodies[path]} if path in bodies and method == "POST" else {}
         if (method, path) == ("POST", "/v1/files"):

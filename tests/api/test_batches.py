@@ -57,6 +57,7 @@ def test_a_batch_from_file_to_file(
     assert batch["batchinfer"] == {
         "priority": "high", "class": "interactive", "expired": 0, "cancelled": 0, "parent_id": None, "merged": 0,
         "cache_hits": 0,
+        "paused_at": None,
     }  # fmt: skip
     work_on(context, work.READ, tmp_path)
     running = client.get(f"/v1/batches/{batch['id']}").json
@@ -121,16 +122,15 @@ def test_cancel_has_an_empty_body_and_twice_is_as_once(client: FlaskClient) -> N
     assert client.post(path, data=b"", content_type="application/json").json == first.json
 
 
-def test_pause_resume_and_class_are_shown(client: FlaskClient, context: Context, tmp_path: Path) -> None:
-    line = {"custom_id": "a", "method": "POST", "url": CHAT, "body": {"messages": [{"role": "user", "content": "a"}]}}
-    line["body"] |= {"model": client.get("/v1/models").json["data"][0]["id"]}  # type: ignore[operator]
+def test_pause_resume_and_class_are_shown(client: FlaskClient, context: Context, model: str, tmp_path: Path) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "a"}]}
+    line = {"custom_id": "a", "method": "POST", "url": CHAT, "body": body}
     path = f"/v1/batches/{create(client, upload(client, [line])).json['id']}"
     assert client.get(path).json["batchinfer"]["paused_at"] is None
     paused = client.post(f"{path}/pause").json["batchinfer"]
     assert paused["paused_at"] > 0
     work_on(context, work.READ, tmp_path)
     lease_id = work.open_lease(context, role="model", worker="m", host="here", pid=1)
-    model = line["body"]["model"]  # type: ignore[index]
     assert work.claim(context, lease_id=lease_id, kinds=[work.INFER], model=model, limit=9) == []
     assert client.post(f"{path}/resume").json["batchinfer"]["paused_at"] is None
     assert client.post(f"{path}/reclass", json={"class": "interactive"}).json["batchinfer"]["class"] == "interactive"
