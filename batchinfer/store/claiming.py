@@ -8,13 +8,18 @@ or where a share is due to rows that waited long. Rows are then locked, passing 
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from sqlalchemy import text
 
+from batchinfer.store.claims import Claim
 from batchinfer.store.turns import RANKS
 
 #: A claim looks at as many rows again as it may take, and at least so many more, so that workers that look at once find
 #: different ones.
 _LEAST_SPARE = 16
+#: A row comes as the fields of a Claim and then those of a Taken, in their order.
+CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
 
 _ANY_MODEL = """
     routes AS (
@@ -66,8 +71,9 @@ _OF_RANK = """
     heads_{rank} AS (
         SELECT head.id, CAST({rank} AS int) AS rank, lane.half, lane.tenant_id,
                head.created_at <= now() - make_interval(secs => :ageing_s) AND {rank} > 0 AS aged,
-               CASE WHEN lane.tenant_id = :at_{rank} THEN CAST(:served_{rank} AS int) ELSE 0 END AS served
-        FROM lanes_{rank} AS lane CROSS JOIN LATERAL (
+               CASE WHEN lane.tenant_id = :at_{rank} THEN CAST(:served_{rank} AS int) ELSE 0 END AS served,
+               coalesce(t.weight, 1) AS weight
+        FROM lanes_{rank} AS lane LEFT JOIN tenants t ON t.id = lane.tenant_id CROSS JOIN LATERAL (
             SELECT q.id, q.created_at FROM queue q
             WHERE q.state = 'queued' AND q.kind = lane.kind AND q.model = lane.model AND q.rank = {rank}
               AND q.tenant_id = lane.tenant_id AND q.available_at <= now()
@@ -84,21 +90,17 @@ _OF_RANK = """
 # is compared keeps it from the index of what is queued.
 _TAKE = """
     heads AS ({heads}),
-    turned AS (
-        SELECT h.id, h.rank, h.half, h.tenant_id, h.aged, coalesce(t.weight, 1) AS weight,
-               (row_number() OVER (PARTITION BY h.rank, h.tenant_id ORDER BY h.id) - 1 + h.served)
-                   / coalesce(t.weight, 1) AS turn
-        FROM heads h LEFT JOIN tenants t ON t.id = h.tenant_id
-    ),
-    seated AS (
-        SELECT id, rank, half, tenant_id, weight, turn, aged AND :reserved > 0 AND row_number() OVER (
-            PARTITION BY aged ORDER BY turn, rank <> :first_aged, half, tenant_id, id) <= :reserved AS seat
-        FROM turned
+    turned AS MATERIALIZED (
+        SELECT id, rank, half, tenant_id, aged, weight,
+               (row_number() OVER (PARTITION BY rank, tenant_id ORDER BY id) - 1 + served) / weight AS turn
+        FROM heads
     ),
     candidates AS MATERIALIZED (
-        SELECT id, rank, tenant_id, weight, seat,
-               row_number() OVER (ORDER BY seat DESC, rank, turn, half, tenant_id, id) AS place
-        FROM seated ORDER BY place LIMIT :window
+        SELECT first.*, row_number() OVER () AS place FROM (
+            SELECT id, rank, weight, aged AND id = ANY (ARRAY(
+                SELECT id FROM turned WHERE aged
+                ORDER BY turn, rank <> :first_aged, half, tenant_id, id LIMIT :reserved)) AS seat
+            FROM turned ORDER BY seat DESC, rank, turn, half, tenant_id, id LIMIT :window) AS first
     ),
     alive AS MATERIALIZED (SELECT id FROM leases WHERE id = :lease_id AND NOT dead FOR SHARE),
     picked AS (
@@ -111,9 +113,7 @@ _TAKE = """
         UPDATE queue q SET state = 'running', attempt = q.attempt + 1, lease_id = :lease_id, leased_at = now()
         FROM picked p WHERE q.id = p.id RETURNING q.*, p.place, p.rank AS turn_rank, p.weight, p.seat
     )
-    SELECT id, kind, subject_id, tenant_id, model, class AS job_class, attempt, crashes, suspected, released,
-           schema_version, expires_at, created_at, lease_id, leased_at,
-           turn_rank, weight AS turn_weight, seat AS turn_aged
+    SELECT {claim}, turn_rank, tenant_id AS turn_tenant_id, weight AS turn_weight, seat AS turn_aged
     FROM taken ORDER BY place
 """
 
@@ -133,9 +133,10 @@ def _wanted(rank: int) -> str:
 
 def _claim(routes: str) -> str:
     ranks = ",".join(_OF_RANK.format(rank=rank, wanted=_wanted(rank)) for rank in RANKS)
+    claim = ", ".join("class AS job_class" if name == "job_class" else name for name in CLAIM_FIELDS)
     heads = " UNION ALL ".join(f"SELECT * FROM heads_{rank}" for rank in RANKS)  # noqa: S608 - made of constants
     paused = "paused AS MATERIALIZED (SELECT tenant_id, model FROM pauses)"
-    return f"WITH RECURSIVE {routes}, {paused}, {ranks}, {_TAKE.format(heads=heads)}"
+    return f"WITH RECURSIVE {routes}, {paused}, {ranks}, {_TAKE.format(heads=heads, claim=claim)}"
 
 
 CLAIM_ANY = text(_claim(_ANY_MODEL))

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.jobs import JobClass
 from batchinfer.store.changes import name_waiting, tell_jobs
-from batchinfer.store.claiming import CLAIM_ANY, CLAIM_MODEL, PLAN_ONCE, count_window
+from batchinfer.store.claiming import CLAIM_ANY, CLAIM_FIELDS, CLAIM_MODEL, PLAN_ONCE, count_window
 from batchinfer.store.claims import Claim
 from batchinfer.store.tables import SCHEMA_VERSION
 from batchinfer.store.turns import Taken, Turns
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from datetime import datetime
     from uuid import UUID
+
+    from sqlalchemy import Row
 
     from batchinfer.store.session import Transaction
 
@@ -104,13 +106,17 @@ def claim(
     tx.execute(PLAN_ONCE)
     statement = CLAIM_ANY if model is None else CLAIM_MODEL
     rows = tx.execute(statement, values if model is None else values | {"model": model}).all()
-    turns.advance([Taken(row.turn_rank, row.tenant_id, row.turn_weight, row.turn_aged) for row in rows], limit)
-    return [_as_claim(dict(row._mapping)) for row in rows]
+    turns.advance([Taken(*row[_WIDTH:]) for row in rows], limit)
+    return [_as_claim(row) for row in rows]
 
 
-def _as_claim(row: dict[str, Any]) -> Claim:
-    fields = {name: value for name, value in row.items() if not name.startswith("turn_")}
-    return Claim(**{**fields, "job_class": JobClass(fields["job_class"])})
+# By position: by name, the rows would be a fifth of what a claim costs its process.
+_WIDTH, _CLASS = len(CLAIM_FIELDS), CLAIM_FIELDS.index("job_class")
+
+
+def _as_claim(row: Row[Any]) -> Claim:
+    fields = [*row[:_CLASS], JobClass(row[_CLASS]), *row[_CLASS + 1 : _WIDTH]]
+    return Claim(*fields)
 
 
 _OWNED = text("SELECT id, attempt FROM queue WHERE state = 'running' AND lease_id = :lease_id")

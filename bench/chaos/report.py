@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 HEAD = """# Faults on purpose: what was lost
 
-Made by `make chaos`; repeat a row with `make chaos-mix SEED=<seed>`. A part is a whole service of its own (web, beat,
-a CPU worker, three model workers with the fake engine, embedded Postgres and Valkey), clients that submit over HTTP
-until they are acknowledged, and faults drawn from the seed. The ledger at its end: every acknowledged submission is in
-exactly one terminal state; a success has exactly one result row; the counters of tokens and jobs add up to the rows; no
-idempotency key made two jobs. Leases live 3 s here, so that they run out while a fault lasts.
+Made by `make chaos`; repeat a row with `python -m bench.chaos --seed … --jobs … --faults …` and its seed, submissions
+and faults. A part is a whole service of its own (web, beat, a CPU worker, three model workers with the fake engine,
+embedded Postgres and Valkey), clients that submit over HTTP until they are acknowledged, and faults drawn from the
+seed. The ledger at its end: every acknowledged submission is in exactly one terminal state; a success has exactly one
+result row; the counters of tokens and jobs add up to the rows; no idempotency key made two jobs. Leases live 3 s here,
+so that they run out while a fault lasts.
 
 Beside the poison jobs of a part (two) a job may end quarantined where workers were killed each time it ran: the ledger
 counts that as the one terminal state that it is.
@@ -73,12 +74,13 @@ def _list_totals(parts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _list_parts(parts: Sequence[dict[str, Any]]) -> list[str]:
-    head = ["seed", "jobs", "faults", "succeeded", "quarantined", "zombie writes refused",
+    head = ["seed", "submissions", "jobs", "faults", "succeeded", "quarantined", "zombie writes refused",
             "unanswered commits that landed", "lost tries", "answers 503", "replays", "process ends", "seconds",
             "ledger"]  # fmt: skip
     rows = [
         [
-            part["seed"], f"{part['jobs']:,}", sum(part["faults"].values()), f"{part['states'].get('succeeded', 0):,}",
+            part["seed"], f"{part['submissions']:,}", f"{part['jobs']:,}", sum(part["faults"].values()),
+            f"{part['states'].get('succeeded', 0):,}",
             part["states"].get("quarantined", 0), part["fenced"], part["landed"], part["lost"], part["refused"],
             part["replays"], part["restarts"], round(part["seconds"]), "NOT CLEAN" if part["problems"] else "clean",
         ]
