@@ -63,12 +63,12 @@ def test_cancel_storm(cluster: Cluster, send: Any, settle_clean: Any, full: bool
         cluster.look()
     assert set(answers.values()) <= {200, 409}
     said = {job_id: "cancelled" if status == 200 else "succeeded" for job_id, status in answers.items()}
-    settle_clean(cluster, load, timeout_s=60)
+    settle_clean(cluster, load)
     assert find_states(cluster, list(said)) == said
     assert list_states(cluster, list(said))["cancelled"] > load.total // 4
     # Slots of cancelled jobs are free: they would have run for minutes.
     after = send(cluster, 64)
-    settle_clean(cluster, after, timeout_s=30)
+    settle_clean(cluster, after)
 
 
 def test_cancel_meets_the_end(cluster: Cluster, send: Any, settle_clean: Any, full: bool) -> None:

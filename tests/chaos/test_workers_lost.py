@@ -67,7 +67,8 @@ def test_killed_with_its_supervisor(cluster: Cluster, send: Any, settle_clean: A
     member.wait()
     assert cluster.count(HELD, pid) >= SLOTS
     cluster.wait(lambda: cluster.count(HELD, pid) == 0, "the lease runs out")
-    assert time.monotonic() - killed_at < cluster.settings.lease_ttl_s + 10
+    # Three seconds and the next look; the rest is for a machine that has much else to do.
+    assert time.monotonic() - killed_at < cluster.settings.lease_ttl_s + 60
     assert cluster.count("SELECT count(*) FROM leases WHERE pid = %s AND end_reason = 'silent'", pid) == 1
     settle_clean(cluster, load)
     assert list_states(cluster, load.ids()) == {"succeeded": load.total}
@@ -79,7 +80,7 @@ def test_frozen_past_its_lease(cluster: Cluster, send: Any, settle_clean: Any) -
     useless_before = count_useless(cluster)
     lost_before = cluster.count_events("the lease was taken for dead; its work is dropped")
     loads, member = [], cluster.members["model-0"]
-    for _ in range(4):
+    for _ in range(8):
         loads.append(send(cluster, 4 * SLOTS, make=long_job))
         wait_busy(cluster, member.pid)
         member.send(signal.SIGSTOP)
@@ -123,7 +124,7 @@ def test_told_to_stop_under_load(cluster: Cluster, send: Any, settle_clean: Any)
     member.send(signal.SIGTERM)
     cluster.wait(lambda: len(member.ends) > ends, "it ends")
     assert member.ends[-1] == 0
-    assert time.monotonic() - told_at < 20
+    assert time.monotonic() - told_at < cluster.settings.drain_s + 60
     assert cluster.count(LOST) == lost_before
     tries = "attempt - crashes - released - CAST(state = 'running' AS int)"
     released = cluster.sql(f"SELECT {tries} FROM queue WHERE released > 0")  # noqa: S608 - constants

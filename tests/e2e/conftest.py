@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-READY_S = 120.0
-STOP_S = 60.0
+#: Of a start and of an end that hung; so are the other waits here.
+READY_S = 200.0
+STOP_S = 120.0
 COMMAND = (sys.executable, "-m", "batchinfer.cli")
 
 
@@ -70,7 +71,7 @@ class Up:
     def client(self) -> httpx.Client:
         """A client with the key."""
         headers = {"Authorization": f"Bearer {self.facts['api_key']}"}
-        return httpx.Client(base_url=self.facts["url"], headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.facts["url"], headers=headers, timeout=90, trust_env=False)
 
     def submit(self, client: httpx.Client, text: str, **more: Any) -> dict[str, Any]:
         """One job of text alone."""
@@ -89,7 +90,7 @@ class Up:
             job = client.get(f"/v1/jobs/{job_id}", params={"wait": 5}).json()
             return job["status"] in {"succeeded", "failed", "cancelled", "expired", "quarantined"}
 
-        wait_until(ended, 90)
+        wait_until(ended)
         return job
 
     def stop(self) -> int:
@@ -108,7 +109,7 @@ class Up:
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 180.0) -> None:
     """Poll with a deadline."""
     deadline = time.monotonic() + timeout_s
     while not holds():

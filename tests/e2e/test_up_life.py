@@ -40,7 +40,7 @@ def test_killed_and_started_again(tmp_path: Path, start_up: Callable[..., Any], 
     # And a process that has outlived the run in spite of all.
     with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: str(tmp_path / "home")}) as orphan:
         second = start_up(tmp_path / "home", "--engine", "fake").wait_ready()
-        assert orphan.wait(10) == -signal.SIGTERM
+        assert orphan.wait(60) == -signal.SIGTERM
     assert "Ended 1 processes that an earlier run left behind" in second.said
     assert second.facts["api_key"] == key
     with second.client() as client:
@@ -57,7 +57,7 @@ def test_stopped_while_starting(tmp_path: Path, start_up: Callable[..., Any], pa
     up = start_up(tmp_path / "home", "--engine", "fake")
     patience((tmp_path / "home" / "logs" / "model0.log").exists)
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(60) == 0
+    assert up.process.wait(180) == 0
     assert up.left() == set()
     assert not up.ready_file.exists()
 
@@ -67,7 +67,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path, start_up: 
     broken.mkdir()
     (broken / "config.json").write_text("{}")
     up = start_up(tmp_path / "home", "--model", str(broken))
-    assert up.process.wait(120) == 1
+    assert up.process.wait(240) == 1
     assert "The model broken-model cannot be loaded" in up.said
     assert str(tmp_path / "home" / "logs" / "model0.log") in up.said
     assert "Traceback" not in up.said
@@ -93,7 +93,7 @@ MOUNT = ["unshare", "--user", "--map-root-user", "--mount"]
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     up = f"{sys.executable} -m batchinfer.cli up --home {tmp_path}/home"
     script = f"mount -t tmpfs -o size=8m none {tmp_path} && exec {up}"
-    run = subprocess.run([*MOUNT, "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([*MOUNT, "sh", "-c", script], capture_output=True, text=True, timeout=240)
     assert run.returncode == 1
     assert run.stderr.count("\n") == 1
     assert "MiB free" in run.stderr

@@ -103,7 +103,7 @@ def test_each_process_is_replaced(fake_up: Any, patience: Callable[..., None], r
 
 def test_a_second_up_on_this_home_is_refused(fake_up: Any, start_up: Callable[..., Any]) -> None:
     command = [sys.executable, "-m", "batchinfer.cli", "up", "--home", str(fake_up.home)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 1
     assert run.stderr.count("\n") == 1
     assert str(fake_up.process.pid) in run.stderr
@@ -123,7 +123,7 @@ def test_a_key_can_be_made_from_another_shell(fake_up: Any) -> None:
         "--scope",
         "read",
     ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     headers = {"Authorization": f"Bearer {run.stdout.strip()}"}
     with httpx.Client(base_url=fake_up.facts["url"], headers=headers, trust_env=False) as client:
@@ -147,7 +147,7 @@ def test_a_taken_port_is_said(tmp_path: Any) -> None:
             "--port",
             str(port),
         ]
-        run = subprocess.run([*command, "--engine", "fake"], capture_output=True, text=True, timeout=60)
+        run = subprocess.run([*command, "--engine", "fake"], capture_output=True, text=True, timeout=240)
     assert run.returncode == 1
     assert f"Port {port} is taken" in run.stderr
     assert run.stderr.count("\n") == 1

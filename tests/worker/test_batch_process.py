@@ -56,6 +56,7 @@ def read_output(work: Any, file_id: UUID | None) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("lease_ttl_s", [4.0])  # it waits for the end of one
 def test_a_worker_lost_while_it_reads_costs_no_line_and_doubles_none(work, launcher, until) -> None:
     number = 6000
     batch = create(work, number)
@@ -76,7 +77,7 @@ def test_a_worker_lost_while_it_reads_costs_no_line_and_doubles_none(work, launc
     launcher.start_cpu(name="cpu-1")
     until(lambda: count_jobs() == number, "the rest is read")
     launcher.start_model(slots=64)
-    ended = until(lambda: look() if look().status in TERMINAL else None, "the batch ends", 90.0)
+    ended = until(lambda: look() if look().status in TERMINAL else None, "the batch ends", 200.0)
     assert (ended.status, ended.counts.completed, ended.counts.total) == (BatchState.COMPLETED, number, number)
     rows = read_output(work, ended.output_file_id)
     assert [row["custom_id"] for row in rows] == [f"n{index}" for index in range(number)]

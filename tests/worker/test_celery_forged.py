@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
-import time
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -62,7 +62,7 @@ def body_of(*args: Any, **kwargs: Any) -> bytes:
 
 
 def read_stats(app: Celery) -> dict[str, Any]:
-    found: dict[str, Any] = app.control.inspect(timeout=10.0, destination=["model-0@here"]).stats()
+    found: dict[str, Any] = app.control.inspect(timeout=60.0, destination=["model-0@here"]).stats()
     return dict(found["model-0@here"]["batchinfer"])
 
 
@@ -92,7 +92,7 @@ def test_what_nobody_of_ours_sent_is_refused_and_counted(work, launcher, until, 
     for raw in odd:
         work.ctx.redis.lpush(QUEUE.name, raw)
     until(lambda: work.ctx.redis.llen(QUEUE.name) == 0, "all are taken")
-    assert work.wait(work.submit("still there"), timeout_s=20)[0].state is JobState.SUCCEEDED
+    assert work.wait(work.submit("still there"))[0].state is JobState.SUCCEEDED
     assert process.popen.poll() is None
     assert not bomb.exists(), "the pickle was opened"
 
@@ -117,7 +117,7 @@ def test_forged_and_repeated_announcements_change_nothing(work, launcher, until,
     """Ids of nothing, of ended, cancelled and foreign jobs, in every shape: nothing starts, ends or runs twice."""
     process = launcher.start_model(poll_s=30.0)
     until(lambda: READY in process.read_log(), "the queues are added")
-    (done,) = work.wait(work.submit("done before"), timeout_s=20)
+    (done,) = work.wait(work.submit("done before"))
     (gone,) = work.wait(jobs.cancel_job(work.ctx, work.caller, work.submit("[[steps:500]]")).id)
     assert gone.state is JobState.CANCELLED
     app = make_celery(settings, "test")
@@ -139,41 +139,46 @@ def test_forged_and_repeated_announcements_change_nothing(work, launcher, until,
     app.send_task(INFER_TASK, args=[[]], kwargs={"job": done.id.hex, "self": 1}, queue=QUEUE, retry=False)
     app.send_task(INFER_TASK, args=[[done.id.hex]], queue=CPU_QUEUE, retry=False)
     until(lambda: work.ctx.redis.llen(QUEUE.name) == 0, "all are taken")
-    again = work.wait(work.submit("still there"), timeout_s=20)[0]
+    again = work.wait(work.submit("still there"))[0]
     assert (again.state, again.attempts) == (JobState.SUCCEEDED, 1)
     assert work.get(done.id) == done
     assert work.get(gone.id) == gone
     assert work.outcomes(done.id) == ["succeeded"]
-    stats = read_stats(app)
+
+    def find_settled() -> dict[str, Any] | None:
+        found = read_stats(app)
+        # A result is seen in the database a moment before its worker has counted it and let go of it.
+        return found if (found["completed"], found["held"]) == (2, 0) else None
+
+    stats = until(find_settled, "two are counted and nothing is held")
     app.close()
-    assert (stats["completed"], stats["failed"], stats["held"]) == (2, 0, 0)
+    assert stats["failed"] == 0
     # The cancelled job may have been held for a moment: its end is then the one thing that was fenced out.
     assert stats["fenced"] <= 1
     assert stats["messages"]["announcements"] >= len(forged)
     assert process.popen.poll() is None
 
 
-def test_an_announcement_wakes_before_the_poll_floor_and_nothing_is_lost_without(work, launcher, until) -> None:
-    """A worker looks every 4 s: what is announced starts at once, what was announced in vain at its next look."""
-    poll_s = 4.0
-    process = launcher.start_model(poll_s=poll_s)
+def test_an_announcement_wakes_before_the_poll_floor_and_nothing_is_lost_without(
+    work, launcher, until, settings
+) -> None:
+    """Of a worker that looks once a minute only what is announced starts; of one that looks often, all."""
+    # It beats as seldom: nothing but a message makes it look.
+    process = launcher.start_model(poll_s=60.0, heartbeat_s=60.0, lease_ttl_s=300.0)
     until(lambda: READY in process.read_log(), "the queues are added")
-    waited = []
     for number in range(4):
-        began = time.monotonic()
-        assert work.wait(work.submit(f"announced {number}"), timeout_s=20)[0].state is JobState.SUCCEEDED
-        waited.append(time.monotonic() - began)
-    # By polling alone each would wait for a look of its own: together more than two floors.
-    assert sum(waited) < 2 * poll_s, waited
+        assert work.wait(work.submit(f"announced {number}"), timeout_s=50)[0].state is JobState.SUCCEEDED
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
 
-    lost = []
-    for number in range(2):
-        job_id = submit_unannounced(work, f"lost {number}")
-        began = time.monotonic()
-        assert work.wait(job_id, timeout_s=4 * poll_s)[0].state is JobState.SUCCEEDED
-        lost.append(time.monotonic() - began)
-    # The first meets a look some time after the last announcement, the second one a whole floor later.
-    assert lost[1] > poll_s / 2, lost
+    process = launcher.start_model(poll_s=1.0)
+    until(lambda: READY in process.read_log(), "the queues are added")
+    lost = [submit_unannounced(work, f"lost {number}") for number in range(2)]
+    assert {job.state for job in work.wait(*lost)} == {JobState.SUCCEEDED}
+    app = make_celery(settings, "test")
+    stats = read_stats(app)
+    app.close()
+    assert stats["messages"]["announcements"] == 0, "they were found by looking alone"
 
 
 def submit_unannounced(work: Any, text: str) -> Any:

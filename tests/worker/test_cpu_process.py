@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 MODEL = "fake-model"
+#: So many that rendering is not over before the first are seen.
+PAGES = 60
 
 
 def draw_page(number: int) -> Image.Image:
@@ -98,8 +100,9 @@ def test_files_go_the_whole_way(line, work, until) -> None:
     assert not list((work.ctx.settings.home / "scratch").rglob("*-*-*"))
 
 
+@pytest.mark.parametrize("lease_ttl_s", [4.0])  # it waits for the end of one
 def test_rendering_goes_on_where_it_stopped(work, launcher, until) -> None:
-    document = submit_file(work, make_pdf(40), "forty.pdf")
+    document = submit_file(work, make_pdf(PAGES), "long.pdf")
     first = launcher.start_cpu()
 
     def count_pages() -> int:
@@ -111,10 +114,10 @@ def test_rendering_goes_on_where_it_stopped(work, launcher, until) -> None:
     saved = count_pages()
     until(lambda: upkeep.tick(work.ctx).leases_ended, "its lease is reaped")
     launcher.start_cpu(name="cpu-1")
-    until(lambda: count_pages() == 40, "the rest is rendered")
-    assert 0 < saved < 40, "the kill came too late to prove anything"
+    until(lambda: count_pages() == PAGES, "the rest is rendered")
+    assert 0 < saved < PAGES, "the kill came too late to prove anything"
     numbers = [work.get(job_id).page for job_id in documents.list_page_ids(work.ctx, work.caller, document.id)]
-    assert numbers == list(range(1, 41))
+    assert numbers == list(range(1, PAGES + 1))
 
 
 def test_beat_outlives_the_database_and_needs_no_redis(work, launcher, until, database_proxy) -> None:

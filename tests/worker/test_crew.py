@@ -22,7 +22,7 @@ def start(rig: Any) -> Any:
     return rig
 
 
-def test_each_job_gets_its_own_answer_once(make_rig, work) -> None:
+def test_each_job_gets_its_own_answer_once(make_rig, work, until) -> None:
     rig = start(make_rig(slots=4))
     ids = [work.submit(f"question {number}") for number in range(30)]
     for number, job in enumerate(work.wait(*ids)):
@@ -36,8 +36,8 @@ def test_each_job_gets_its_own_answer_once(make_rig, work) -> None:
         assert job.attempts == 1
         assert job.usage["completion_tokens"] > 0
         assert "decoding" in job.timings
-    assert rig.crew.describe()["completed"] == 30
-    assert not rig.crew.lease.held.list_all()
+    # A result is seen in the database a moment before its worker has counted it and let go of it.
+    until(lambda: rig.crew.describe()["completed"] == 30 and not rig.crew.lease.held.list_all(), "all are counted")
 
 
 def test_claims_no_more_than_a_quarter_ahead(make_rig, work, until) -> None:
@@ -48,7 +48,7 @@ def test_claims_no_more_than_a_quarter_ahead(make_rig, work, until) -> None:
     rig.crew.feeder.wake()
     rig.crew.heart.beat()
     assert len(rig.crew.lease.held) == 5
-    assert rig.engine.stats().running == 4
+    until(lambda: rig.engine.stats().running == 4, "the slots are full, and no more")
 
 
 def test_an_error_ends_one_job_alone(make_rig, work) -> None:
@@ -111,7 +111,7 @@ def test_cancel_frees_the_slot(make_rig, work, until) -> None:
 
 def test_a_cancel_that_nobody_asked_for_only_costs_time(make_rig, work, until) -> None:
     rig = start(make_rig(steps_per_s=100))
-    job_id = work.submit("[[steps:40]]")
+    job_id = work.submit("[[steps:200]]")
     work.wait_running(job_id)
     until(lambda: rig.engine.cancel(str(job_id)), "the engine has it")
     (job,) = work.wait(job_id)
@@ -121,7 +121,7 @@ def test_a_cancel_that_nobody_asked_for_only_costs_time(make_rig, work, until) -
 
 def test_an_expired_job_stops_and_is_never_stored(make_rig, work, until) -> None:
     rig = start(make_rig(steps_per_s=50))
-    job_id = work.submit(LONG, expires_in=1)
+    job_id = work.submit(LONG, expires_in=4)
     work.wait_running(job_id)
     until(lambda: rig.station.count_inside() == 0, "the engine stops at the deadline")
     until(lambda: upkeep.tick(work.ctx).expired, "upkeep ends the row")
@@ -141,14 +141,14 @@ def test_drain_gives_the_rest_back_unharmed(make_rig, work) -> None:
 
 def test_drain_waits_for_what_ends_in_time(make_rig, work) -> None:
     rig = start(make_rig(slots=2, steps_per_s=100))
-    job_id = work.submit("[[steps:50]]")
+    job_id = work.submit("[[steps:250]]")
     work.wait_running(job_id)
-    rig.crew.drain(30.0, "test")
+    rig.crew.drain(100.0, "test")
     assert (work.state(job_id), work.outcomes(job_id)) == (JobState.SUCCEEDED, ["succeeded"])
 
 
 def test_a_result_of_a_dead_lease_is_refused(make_rig, work, until) -> None:
-    rig = start(make_rig(steps_per_s=50, heartbeat_s=60.0))
+    rig = start(make_rig(steps_per_s=50, heartbeat_s=60.0, lease_ttl_s=300.0))
     job_id = work.submit(LONG)
     work.wait_running(job_id)
     (claim,) = until(rig.crew.lease.held.list_all, "the claim is held")
@@ -174,14 +174,14 @@ def test_rows_of_a_claim_whose_answer_was_lost_are_given_back(make_rig, work, un
     assert work.outcomes(job_id) == ["released"]
 
 
-def test_a_duplicate_in_the_engine_is_given_back(make_rig, work, until) -> None:
-    rig = start(make_rig(slots=2, steps_per_s=100))
+def test_a_duplicate_in_the_engine_is_given_back(make_rig, work) -> None:
+    rig = make_rig(slots=2, steps_per_s=100)
     job_id = work.submit("[[steps:10]]", expires_in=600)
     message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "[[steps:60]]"}]}
     rig.engine.submit(Request(id=str(job_id), messages=(message,)))
+    start(rig)
     (job,) = work.wait(job_id)
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 1)
-    assert until is not None
 
 
 def test_a_crew_waits_for_the_database(make_rig, work, database_proxy) -> None:
@@ -193,7 +193,7 @@ def test_a_crew_waits_for_the_database(make_rig, work, database_proxy) -> None:
     job_id = work.submit("patience")
     assert rig.crew.lease.id is None
     proxy.mend()
-    starting.join(30)
+    starting.join(100)
     assert work.wait(job_id)[0].state is JobState.SUCCEEDED
 
 
@@ -203,7 +203,7 @@ def test_an_unknown_commit_is_resolved(make_rig, work, database_proxy) -> None:
     proxy.lose_commits([Loss.AFTER], b"INSERT INTO results")
     (job,) = work.wait(work.submit("once and no more"))
     assert proxy.lost[Loss.AFTER] == 1
-    rig.crew.committer.flush(10)
+    rig.crew.committer.flush(100)
     counts = rig.crew.committer.counts
     assert (job.state, counts.completed, counts.fenced, counts.landed) == (JobState.SUCCEEDED, 1, 0, 1)
     assert work.outcomes(job.id) == ["succeeded"]
@@ -212,7 +212,7 @@ def test_an_unknown_commit_is_resolved(make_rig, work, database_proxy) -> None:
 def test_results_wait_for_the_database(make_rig, work, database_proxy, until) -> None:
     proxy, proxied = database_proxy
     rig = start(make_rig(database_url=proxied, steps_per_s=50, lease_ttl_s=60.0))
-    job_id = work.submit("[[steps:30]]")
+    job_id = work.submit("[[steps:100]]")
     until(rig.station.count_inside, "the engine has it")
     proxy.cut()
     until(rig.crew.committer.list_pending, "the result waits")
@@ -225,7 +225,7 @@ def test_a_worker_cut_off_for_too_long_is_replaced(make_rig, work, database_prox
     proxy, proxied = database_proxy
     rig = start(make_rig(database_url=proxied, steps_per_s=50, lease_ttl_s=2.0))
     work.ctx = make_rig(lease_ttl_s=2.0).ctx
-    job_id = work.submit("[[steps:30]]")
+    job_id = work.submit("[[steps:100]]")
     until(rig.station.count_inside, "the engine has it")
     proxy.cut()
     until(rig.crew.committer.list_pending, "the result waits")

@@ -32,4 +32,4 @@ def test_a_cpu_worker_delivers_and_gives_up_what_it_cannot(work, launcher, until
     until(lambda: find(work, other_id).final_state, "the other one ends")
     assert find(work, subject_id).final_state == "succeeded"
     assert (find(work, other_id).final_state, find(work, other_id).error["code"]) == ("failed", "no_deliverer")
-    assert str(event_id) in process.read_log(), "delivered under its own id"
+    until(lambda: str(event_id) in process.read_log(), "the log says that it was delivered under its own id")

@@ -59,10 +59,10 @@ class Listener(threading.Thread):
 def listener(settings: Settings) -> Iterator[Listener]:
     thread = Listener(settings)
     thread.start()
-    assert thread.ready.wait(20)
+    assert thread.ready.wait(100)
     yield thread
     thread.quit.set()
-    thread.join(20)
+    thread.join(100)
     thread.app.close()
 
 
@@ -120,7 +120,7 @@ def test_flower_shows_jobs_as_tasks(work, launcher, until) -> None:
         "workers.model", "flower", "--address=127.0.0.1", f"--port={port}", "--basic-auth=tester:word", "--logging=info"
     )
     launcher.start_model(*SLOW, slots=8, task_events=True)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("tester", "word"), timeout=20) as flower:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("tester", "word"), timeout=60) as flower:
 
         def read_tasks() -> dict[str, Any]:
             with suppress(httpx.TransportError):

@@ -31,7 +31,7 @@ READY = "Started consuming from infer.fake-model.batch"
 
 def ask_celery(launcher: Any, *arguments: str, module: str = "workers.model") -> dict[str, Any]:
     """What `celery -A workers.model … --json` answers, by worker."""
-    tool = launcher.start(module, *arguments, "--json", "-t", "10", "-d", NAME)
+    tool = launcher.start(module, *arguments, "--json", "-t", "60", "-d", NAME)
     status, said = tool.wait(), tool.log.read_text()
     assert status == 0, said
     found: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.startswith(("{", "["))]
@@ -52,20 +52,22 @@ def read_queue(work: Any, lease_id: str) -> dict[str, int]:
 def test_the_command_line_tells_the_truth_and_is_obeyed(work, launcher, until) -> None:
     process = launcher.start_model(*SLOW, slots=2, poll_s=30.0, heartbeat_s=1.0, drain_s=0.5)
     until(lambda: READY in process.read_log(), "the queues are added")
-    assert work.wait(work.submit("[[steps:1]]"), timeout_s=20)[0].state is JobState.SUCCEEDED
+    assert work.wait(work.submit("[[steps:1]]"))[0].state is JobState.SUCCEEDED
     ids = [work.submit(f"{LONG} {number}") for number in range(3)]
     queued = work.submit(LONG)
     work.wait_running(*ids)
 
     assert ask_celery(launcher, "inspect", "ping") == {NAME: {"ok": "pong"}}
 
+    (worker,) = [found for found in fleet.list_workers(work.ctx, work.caller) if not found.dead]
+    least_s = time.time() - worker.opened_at.timestamp()
     stats = ask_celery(launcher, "inspect", "stats")[NAME]["batchinfer"]
+    most_s = time.time() - worker.opened_at.timestamp()
     (worker,) = [found for found in fleet.list_workers(work.ctx, work.caller) if not found.dead]
     assert (stats["model"], stats["revision"], stats["slots"]) == ("fake-model", "r1", 2)
     assert stats["lease_id"] == str(worker.lease_id)
     assert (stats["held"], stats["completed"]) == (worker.running, 1) == (3, 1)
-    age_s = time.time() - worker.opened_at.timestamp()
-    assert abs(stats["lease_age_s"] - age_s) < 15
+    assert least_s - 1 < stats["lease_age_s"] < most_s + 1
     assert stats["messages"]["announcements"] >= 1
     assert stats["announcements"]["failed"] == 0
 
@@ -74,13 +76,13 @@ def test_the_command_line_tells_the_truth_and_is_obeyed(work, launcher, until) -
     assert sorted(job["stage"] for job in held) == ["decoding", "decoding", "waiting"]
     assert {job["lease_id"] for job in held} == {stats["lease_id"]}
     assert {(job["kind"], job["model"], job["class"]) for job in held} == {("infer", "fake-model", "normal")}
-    assert all(0 <= job["age_s"] < 60 for job in held)
+    assert all(0 <= job["age_s"] < 600 for job in held)
     assert show_id(JOB, queued) not in {job["id"] for job in held}
 
     # It cancels what this worker holds, and nothing else.
     answer = ask_celery(launcher, "control", "cancel_job", show_id(JOB, ids[0]), str(ids[1]), queued.hex, "no-id")
     assert sorted(answer[NAME]["held"]) == sorted(show_id(JOB, job_id) for job_id in ids[:2])
-    assert {job.state for job in work.wait(*ids[:2], timeout_s=20)} == {JobState.CANCELLED}
+    assert {job.state for job in work.wait(*ids[:2])} == {JobState.CANCELLED}
     until(lambda: work.state(queued) is JobState.RUNNING, "the freed slots are filled")
 
     assert ask_celery(launcher, "control", "drain") == {NAME: {"ok": "draining"}}
@@ -93,7 +95,7 @@ def test_stages_of_what_a_worker_holds(make_rig, work, until) -> None:
     """Waiting for a slot, decoding, and storing while the database is locked."""
     rig = make_rig(slots=1, steps_per_s=50)
     rig.crew.start(threading.Event())
-    first, second = work.submit("[[steps:40]]"), work.submit(LONG)
+    first, second = work.submit("[[steps:200]]"), work.submit(LONG)
     work.wait_running(first, second)
 
     def stages() -> dict[str, str]:
@@ -167,6 +169,7 @@ def test_a_worker_lost_while_it_loads_has_failed_at_once(work) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("lease_ttl_s", [4.0])  # it waits for the end of one
 def test_a_worker_that_was_taken_for_dead_is_ready_again(work, launcher, until) -> None:
     process = launcher.start_model()
     until(lambda: models.get_model(work.ctx, work.caller, "fake-model").state == "ready", "it is ready")

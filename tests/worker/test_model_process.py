@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SLOW = ("--engine-options", '{"steps_per_s": 50}')
 FAULTS = ("--engine-options", '{"allow_faults": true}')
 LONG = "[[steps:100000]]"
+#: Less than `poll_s` where it is 60: what starts within was announced.
+WITHOUT_A_LOOK_S = 50.0
 
 
 def find_worker(work: Any, process: Any) -> Worker | None:
@@ -38,7 +40,7 @@ def report_end(work: Any, process: Any) -> int:
 
 def test_a_killed_worker_loses_nothing(work, launcher, until) -> None:
     process = launcher.start_model(*SLOW, slots=8)
-    ids = [work.submit(f"[[steps:30]] {number}") for number in range(12)]
+    ids = [work.submit(f"[[steps:3000]] {number}") for number in range(12)]  # a minute here, a moment below
     work.wait_running(*ids[:8])
     process.popen.kill()
     process.wait()
@@ -52,7 +54,7 @@ def test_a_killed_worker_loses_nothing(work, launcher, until) -> None:
 
 
 def test_sigterm_gives_back_what_does_not_end_in_time(work, launcher, until) -> None:
-    process = launcher.start_model(*SLOW, slots=2, drain_s=1.0)
+    process = launcher.start_model(*SLOW, slots=2, drain_s=5.0)
     short, long = work.submit("[[steps:20]]"), work.submit(LONG)
     waiting = work.submit(LONG)
     work.wait_running(short, long)
@@ -89,13 +91,18 @@ def test_announcements_and_control(work, launcher, until, settings) -> None:
     process = launcher.start_model(*SLOW, poll_s=60.0, heartbeat_s=60.0, lease_ttl_s=300.0, drain_s=0.5)
     until(lambda: "Started consuming from infer.fake-model.batch" in process.read_log(), "the queues are added")
     for name in ("interactive", "normal", "batch"):
-        (job,) = work.wait(work.submit(f"wake up for {name}", **{"class": name}), timeout_s=20)
+        (job,) = work.wait(work.submit(f"wake up for {name}", **{"class": name}), timeout_s=WITHOUT_A_LOOK_S)
         assert job.state is JobState.SUCCEEDED
 
     app = make_celery(settings, "test")
-    stats = app.control.inspect(timeout=10.0, destination=["model-0@here"]).stats()["model-0@here"]["batchinfer"]
+
+    def read_stats() -> Any:
+        found = app.control.inspect(timeout=60.0, destination=["model-0@here"]).stats()["model-0@here"]["batchinfer"]
+        # A result is seen in the database a moment before its worker has counted it and let go of it.
+        return found if (found["completed"], found["held"], found["running"]) == (3, 0, 0) else None
+
+    stats = until(read_stats, "three are counted and nothing is held")
     assert (stats["model"], stats["revision"], stats["engine"], stats["slots"]) == ("fake-model", "r1", "fake", 4)
-    assert (stats["completed"], stats["held"], stats["running"]) == (3, 0, 0)
     worker = find_worker(work, process)
     assert worker is not None
     assert stats["lease_id"] == str(worker.lease_id)
@@ -114,7 +121,7 @@ def test_announcements_and_control(work, launcher, until, settings) -> None:
     app.send_task("os.system", args=["true"], queue=queue, retry=False)
     app.send_task("batchinfer.infer", args=[[]], queue=queue, serializer="pickle", retry=False)
     until(lambda: work.ctx.redis.llen(queue.name) == 0, "the messages are taken")
-    assert work.wait(work.submit("still there"), timeout_s=20)[0].state is JobState.SUCCEEDED
+    assert work.wait(work.submit("still there"), timeout_s=WITHOUT_A_LOOK_S)[0].state is JobState.SUCCEEDED
     assert process.popen.poll() is None
 
     app.control.broadcast("drain", destination=["model-0@here"])
@@ -127,17 +134,17 @@ def test_announcements_come_again_after_redis_was_away(work, launcher, until, se
     process = launcher.start_model(poll_s=60.0, redis_url=address)
     until(lambda: "Started consuming from infer.fake-model.batch" in process.read_log(), "the queues are added")
     proxy.cut()
-    # The whole log: a traceback of Redis is longer than the end that `read_log` gives.
-    until(lambda: "onnection" in process.log.read_text().partition("fake-model.batch")[2], "Celery notices")
+    until(lambda: "onnection" in process.read_log().partition("fake-model.batch")[2], "Celery notices")
     proxy.mend()
-    until(lambda: process.read_log().count("Connected to redis") == 2, "Celery connects again")
-    assert work.wait(work.submit("wake up"), timeout_s=20)[0].state is JobState.SUCCEEDED
+    until(lambda: process.read_log().count("Connected to redis") >= 2, "Celery connects again")
+    assert work.wait(work.submit("wake up"), timeout_s=WITHOUT_A_LOOK_S)[0].state is JobState.SUCCEEDED
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("lease_ttl_s", [4.0])  # it waits for the end of one
 def test_a_frozen_worker_comes_back_as_nobody(work, launcher, until) -> None:
     process = launcher.start_model(*SLOW, slots=4)
-    ids = [work.submit(f"[[steps:60]] {number}") for number in range(4)]
+    ids = [work.submit(f"[[steps:3000]] {number}") for number in range(4)]
     work.wait_running(*ids)
     process.popen.send_signal(signal.SIGSTOP)
     until(lambda: upkeep.tick(work.ctx).leases_ended == 1, "its lease is reaped")
@@ -145,7 +152,7 @@ def test_a_frozen_worker_comes_back_as_nobody(work, launcher, until) -> None:
     assert {job.state for job in work.wait(*ids)} == {JobState.SUCCEEDED}
     process.popen.send_signal(signal.SIGCONT)
     until(lambda: "its work is dropped" in process.read_log(), "it learns that its lease is dead")
-    until(lambda: process.read_log().count('"lease opened"') == 2, "it takes a new lease")
+    until(lambda: process.read_log().count('"lease opened"') >= 2, "it takes a new lease")
     other.kill()
     report_end(work, other)
     assert work.wait(work.submit("after"))[0].state is JobState.SUCCEEDED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from batchinfer.services import upkeep
 from batchinfer.services import work as services
 from workers.ticking import Reaper, StandIn
@@ -32,6 +34,7 @@ def test_it_leaves_a_living_beat_alone(context, until) -> None:
     assert stand_in.ticks == 0
 
 
+@pytest.mark.parametrize("lease_ttl_s", [4.0])  # it waits for the end of one
 def test_any_worker_gives_back_what_a_silent_one_holds(settings, context, work, until) -> None:
     """No beat and no CPU worker: a model worker alone finds the dead lease."""
     lease_id = services.open_lease(context, role="model", worker="gone@there", host="there", pid=1, slots=1)
