@@ -10,8 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchinfer.demo.client import Client
-
+from batchinfer.client import Client
 from batchinfer.demo.ledger import count, has_ended
 from batchinfer.domain.jobs import TERMINAL
 
@@ -84,8 +83,8 @@ def check(cluster: Cluster, loads: Sequence[Load]) -> Verdict:
     submissions = [submission for load in loads for submission in load.acks.values()]
     verdict = Verdict(submissions=len(submissions))
     with Client(cluster.url, cluster.api_key) as client:
-        jobs = client.list_jobs()
-        documents = {one.id: client.get_document(one.id) for one in submissions if one.is_document}
+        jobs = [job.as_dict() for job in client.jobs.list()]
+        documents = {one.id: client.documents.get(one.id).as_dict() for one in submissions if one.is_document}
     verdict.jobs, verdict.states = len(jobs), Counter(job["status"] for job in jobs)
     if not has_ended(submissions, documents, jobs):
         verdict.problems.append("not everything has ended")

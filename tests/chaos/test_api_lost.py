@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def test_api_killed_after_the_commit(cluster: Cluster, settle_clean: Any, send: Any) -> None:
     """kill -9 of the API when the job is committed and nothing else has happened: the job runs, and the client that
     sends the same key again gets the same id."""
+    renew_web(cluster)
     caller = Caller(cluster.url, cluster.api_key, timeout_s=60)
     killed: list[bool] = []
     cluster.links["web"].database.call_at_commit(
@@ -32,6 +33,15 @@ def test_api_killed_after_the_commit(cluster: Cluster, settle_clean: Any, send: 
     assert again.headers["Idempotency-Replayed"] == "true"
     settle_clean(cluster)
     assert list_states(cluster, [again.body["id"]]) == {"succeeded": 1}
+
+
+def renew_web(cluster: Cluster) -> None:
+    """The API with new connections: on one that has prepared a statement its text, the mark, does not pass again."""
+    web = cluster.members["web"]
+    ends = len(web.ends)
+    cluster.kill("web")
+    cluster.wait(lambda: len(web.ends) > ends and web.alive, "the API is back")
+    cluster.wait_ready()
 
 
 def test_api_killed_before_the_answer(cluster: Cluster, settle_clean: Any) -> None:
@@ -68,7 +78,9 @@ def test_one_key_from_fifty_clients(cluster: Cluster, settle_clean: Any) -> None
         return seen, ""
 
     with ThreadPoolExecutor(50) as pool:
-        found = list(pool.map(submit, range(50)))
+        asked = [pool.submit(submit, number) for number in range(50)]
+        cluster.wait(lambda: all(one.done() for one in asked), "all fifty are answered")
+    found = [one.result() for one in asked]
     assert {job_id for _, job_id in found} == {found[0][1]}
     assert set().union(*(seen for seen, _ in found)) <= {202, 409}
     assert cluster.count("SELECT count(*) FROM jobs WHERE metadata ->> 'key' = %s", key) == 1
