@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -33,16 +34,22 @@ _FILL = """
 
 
 def measure_claims(stand: Stand, *, rows: int, tenants: int, claims: int) -> dict[str, Any]:
-    """Milliseconds of a claim of 64 rows from the backlog, with its commit; what was claimed is taken away between."""
+    """Milliseconds of a claim of 64 rows from the backlog, with its commit; what was claimed is taken away between.
+
+    Beside them those for which this thread and the server's process had a core: what is over is waiting, mostly for a
+    core that something else has.
+    """
     _fill(stand, rows, tenants)
     lease = work.open_lease(stand.ctx, role="model", worker="claimer@bench", host="bench", pid=1, model=MODEL)
-    took, served, turns = [], set[UUID](), work.make_turns(stand.ctx)
+    took, busy, served, turns = [], [], set[UUID](), work.make_turns(stand.ctx)
+    server = int(stand.run("SELECT pg_backend_pid()"))  # one thread uses one connection of the pool
     for number in range(claims + 5):
         work.beat(stand.ctx, lease)
-        began = time.perf_counter()
+        before, began = _read_core_ms(server), time.perf_counter()
         found = work.claim(stand.ctx, lease_id=lease, kinds=["infer"], model=MODEL, limit=CLAIMED, turns=turns)
         if number >= 5:  # the first claims read pages that nobody had read
             took.append(1000 * (time.perf_counter() - began))
+            busy.append(_read_core_ms(server) - before)
         served |= {claim.tenant_id for claim in found}
         if len(found) != CLAIMED:
             raise RuntimeError(f"A claim took {len(found)} rows of {rows}.")
@@ -58,7 +65,14 @@ def measure_claims(stand: Stand, *, rows: int, tenants: int, claims: int) -> dic
         "p50_ms": round(percentile(took, 50), 3),
         "p95_ms": round(percentile(took, 95), 3),
         "p99_ms": round(percentile(took, 99), 3),
+        "core_p50_ms": round(percentile(busy, 50), 3),
+        "core_p95_ms": round(percentile(busy, 95), 3),
     }
+
+
+def _read_core_ms(server: int) -> float:
+    """Milliseconds on a core so far, of this thread and of a server's process (the kernel counts in nanoseconds)."""
+    return time.thread_time() * 1000 + int(Path(f"/proc/{server}/schedstat").read_text().split()[0]) / 1e6
 
 
 def _fill(stand: Stand, rows: int, tenants: int) -> None:

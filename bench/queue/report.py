@@ -19,7 +19,8 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "queue.json").write_text(json.dumps(found, indent=1) + "\n")
     sections = [_TITLE, _INTRO, _goals(found)]
-    for name, describe in (("submission", _submission), ("waking", _waking), ("recovery", _recovery)):
+    described = {"submission": _submission, "claims": _claims, "waking": _waking, "recovery": _recovery}
+    for name, describe in described.items():
         if name in found:
             sections.append(describe(found[name]))
     if {"tasks", "batches"} & found.keys():
@@ -61,6 +62,14 @@ def _submission(part: dict[str, Any]) -> str:
     for name, rate in part["rates"].items():
         spread = f"{rate['median']:,.0f} ({rate['low']:,.0f} to {rate['high']:,.0f})"
         lines.append(f"| {name} | {spread} | {part['ratios'][name]:.3f} |")
+    return "\n".join(lines) + "\n\n"
+
+
+def _claims(part: dict[str, Any]) -> str:
+    lines = [f"## A claim of {part['rows_a_claim']} from {part['rows']:,} rows", "", "| | p50 | p95 |", "|---|---|---|"]
+    for key, name in (("", "from call to commit"), ("core_", "of that on a core, here and in Postgres")):
+        lines.append(f"| {name} | {part[f'{key}p50_ms']:.1f} ms | {part[f'{key}p95_ms']:.1f} ms |")
+    lines += ["", "What is over is waiting: for the disk, for each other, and for a core that something else has."]
     return "\n".join(lines) + "\n\n"
 
 

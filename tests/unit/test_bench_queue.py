@@ -23,7 +23,10 @@ def found(share: float, cpu_us: float, p95_ms: float, seconds: float, lost: int)
         "jobs": 10, "nominal_per_s": 100.0, "share_of_nominal": share, "jobs_per_s": 100 * share, "worker_cpu_us": 1.0,
         "queue_cpu_us": cpu_us, "engine_cpu_us": 10.0,
     }  # fmt: skip
-    claims = {"rows_a_claim": 64, "rows": 1000, "tenants": 5, "p95_ms": p95_ms}
+    claims = {
+        "rows_a_claim": 64, "rows": 1000, "tenants": 5, "p50_ms": 1.0, "p95_ms": p95_ms, "core_p50_ms": 1.0,
+        "core_p95_ms": 2.0,
+    }  # fmt: skip
     recovery = {
         "lease_ttl_s": 3.0, "held_at_kill": 8, "seconds": seconds, "lost": lost, "given_back": 8, "results": 8 - lost,
         "jobs": 8,
