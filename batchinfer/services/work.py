@@ -154,7 +154,8 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
     """What is needed for each claim, in the order of claims. One whose job is gone fails here and is left out."""
     with ctx.db.transaction() as tx:
         prompts = jobs.load_prompts(tx, [claim.subject_id for claim in claims if claim.kind in (INFER, PREPARE)])
-        renderings = documents.load_renderings(tx, [claim.subject_id for claim in claims if claim.kind == RENDER])
+        to_render = [claim.subject_id for claim in claims if claim.kind == RENDER]
+        renderings = documents.load_renderings(tx, to_render) if to_render else {}
         to_deliver = [claim.subject_id for claim in claims if claim.kind == DELIVER]
         deliveries = outbox.load(tx, to_deliver) if to_deliver else {}
         of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT)]
