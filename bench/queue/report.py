@@ -1,4 +1,7 @@
-"""The figures as JSON and as a page: each goal beside what was measured, won or lost."""
+"""The figures as JSON and as a page: each goal beside what was measured, won or lost.
+
+What a person has to say of them is kept beside them in queue-notes.md, and shown below the goals.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     """Write queue.json and queue.md anew."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "queue.json").write_text(json.dumps(found, indent=1) + "\n")
-    sections = [_TITLE, _INTRO, _goals(found)]
+    notes = folder / "queue-notes.md"
+    sections = [_TITLE, _INTRO, _goals(found), notes.read_text() + "\n" if notes.exists() else ""]
     described = {"submission": _submission, "claims": _claims, "waking": _waking, "recovery": _recovery}
     for name, describe in described.items():
         if name in found:
