@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 from rich.markup import escape
 
 from batchinfer import __version__
+from batchinfer.cli.batches import batches
+from batchinfer.cli.files import files
 from batchinfer.cli.installation import demo, migrate, settings, up
 from batchinfer.cli.jobs import jobs
 from batchinfer.cli.keys import keys
 from batchinfer.cli.models import models
-from batchinfer.cli.output import err
+from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.queue import queue
+from batchinfer.cli.submit import submit
 from batchinfer.errors import BatchinferError, SettingsError
-
-#: Exit statuses: done, could not be done, was asked wrongly, interrupted.
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 @click.group()
@@ -26,7 +27,7 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, models, queue, jobs):
+for _command in (up, migrate, demo, settings, keys, models, queue, submit, jobs, batches, files):
     cli.add_command(_command)
 
 
@@ -40,6 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `| head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        err.print(f"[red]{escape(f'{error.filename or error}: {error.strerror}')}[/red]")
+        sys.exit(FAILED)
     except BatchinferError as error:
         err.print(f"[red]{escape(error.message)}[/red]")
         sys.exit(MISUSED if isinstance(error, SettingsError) else FAILED)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchinfer.client.progress import Display
     from batchinfer.client.submission import Options, Part, Source
 
-Thing = TypeVar("Thing", Job, Document, Batch)
+Thing = TypeVar("Thing", bound="Job | Document | Batch")
 URL, KEY = "BATCHINFER_URL", "BATCHINFER_API_KEY"
 
 
@@ -52,7 +52,7 @@ class Client:
         address, key = url or os.environ.get(URL), api_key or os.environ.get(KEY)
         if not address or not key:
             raise SettingsError(f"No {'address' if not address else 'key'} of a service. Set {URL} and {KEY}.")
-        self._patience_s = patience_s
+        self._patience_s, self.url = patience_s, address
         self._transport = Transport(address, key, patience=Patience(patience_s, patience_s), timeout_s=timeout_s)
         self.jobs = Jobs(self._transport)
         self.documents = Documents(self._transport)
@@ -103,11 +103,14 @@ class Client:
 
     def wait(self, thing: Thing, timeout_s: float | None = None) -> Thing:
         """A job, document or batch once it has ended, however it did. Raises Overrun after `timeout_s` seconds."""
+        ended: Job | Document | Batch
         if isinstance(thing, Job):
-            return self.jobs.wait(thing.id, timeout_s)
-        if isinstance(thing, Document):
-            return self.documents.wait(thing.id, timeout_s)
-        return self.batches.wait(thing.id, timeout_s)
+            ended = self.jobs.wait(thing.id, timeout_s)
+        elif isinstance(thing, Document):
+            ended = self.documents.wait(thing.id, timeout_s)
+        else:
+            ended = self.batches.wait(thing.id, timeout_s)
+        return cast("Thing", ended)
 
     def map(
         self,

@@ -160,7 +160,7 @@ class Flow:
         try:
             made = self._submit((item.path.name, data), self._journal.make_key(item.name, sha256))
         except BatchinferError as error:
-            if _concerns_all(error):
+            if concerns_all(error):
                 raise
             return _Sent(item, sha256, None, Problem.model_validate(error.as_dict()))
         self._journal.note_submitted(item.name, sha256, made.id)
@@ -234,7 +234,7 @@ class _Sent:
         return Outcome(self.item.index, self.item.name, self.sha256, self.id, status, jobs, problem, good)
 
 
-def _concerns_all(error: BatchinferError) -> bool:
+def concerns_all(error: BatchinferError) -> bool:
     """Whether every other file would meet the same: no key, no service, or an option that is wrong."""
     if isinstance(error, _FOR_ALL):
         return True

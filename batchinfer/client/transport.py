@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Pauses between tries where the service does not say: doubled from the first up to the last, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
+#: However soon the service says.
+_LEAST_PAUSE_S = 0.1
 #: Answers worth another try that a proxy in between may give, which knows nothing of `x-should-retry`.
 _PASSING = frozenset({408, 429, 502, 503, 504})
 _PIECE_BYTES = 2**18
@@ -158,7 +160,9 @@ class _Tries:
         raise error
 
     def _pause(self, error: BatchinferError) -> None:
-        pause_s = error.retry_after_s if error.retry_after_s is not None else self._pause_s * random.uniform(0.5, 1.0)
+        pause_s = self._pause_s * random.uniform(0.5, 1.0)
+        if error.retry_after_s is not None:
+            pause_s = max(error.retry_after_s, _LEAST_PAUSE_S)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if time.monotonic() + pause_s - self._began_s > self._patience.limit_s(error):
             raise error

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Unauthenticated
 from batchinfer.services import keys, models
+from batchinfer.stack.running import KEY_FILE
 from batchinfer.store.migrate import upgrade
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
     from batchinfer.stack.home import Home
     from batchinfer.stack.programs import Fleet
-
-#: The file of the home that holds the key which `up` prints.
-KEY_FILE = "api-key"
 
 
 def prepare_schema(database_url: str) -> None:

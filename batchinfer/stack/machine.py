@@ -10,10 +10,11 @@ from batchinfer.errors import BatchinferError, StartError, Unavailable
 from batchinfer.services import fleet as fleet_service
 from batchinfer.services.context import Context, open_context
 from batchinfer.stack.children import Child, Program, explain_end, start_child
-from batchinfer.stack.first_start import KEY_FILE, prepare_key, prepare_model, prepare_schema
+from batchinfer.stack.first_start import prepare_key, prepare_model, prepare_schema
 from batchinfer.stack.health import find_unhealthy, list_replica_ids, read_signs
 from batchinfer.stack.programs import Fleet, list_programs
 from batchinfer.stack.reload import CodeWatch
+from batchinfer.stack.running import KEY_FILE, show_url
 from batchinfer.stack.supervisor import Place, Supervisor
 
 if TYPE_CHECKING:
@@ -98,9 +99,7 @@ class Machine:
     @property
     def url(self) -> str:
         """Where a browser or client of this machine finds us."""
-        host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return show_url(*self.address)
 
     def wait_healthy(self) -> None:
         """Go on when all work, and say so. Raises StartError when one cannot, Stopped when asked to stop."""

@@ -20,7 +20,7 @@ from batchinfer.stack.models import find_model
 from batchinfer.stack.orphans import end_orphans
 from batchinfer.stack.programs import Fleet
 from batchinfer.stack.ready_file import ReadyFile
-from batchinfer.stack.running import RUNNING_FILE, describe_servers
+from batchinfer.stack.running import RUNNING_FILE, describe_servers, show_url
 from batchinfer.stack.servers import Servers
 from batchinfer.stack.signals import Signals, Stopped
 
@@ -67,7 +67,7 @@ def run_up(settings: Settings, wishes: Wishes, say: Callable[[str], None]) -> No
             say(line)
         settings = _with_secret_key(servers.settings_in_force(), home)
         ending.callback(home.forget, RUNNING_FILE)
-        home.keep_secret(RUNNING_FILE, describe_servers(settings))
+        home.keep_secret(RUNNING_FILE, describe_servers(settings, show_url(*listener.getsockname()[:2])))
 
         from batchinfer.stack.machine import open_machine
 

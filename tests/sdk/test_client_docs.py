@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+from batchinfer.cli import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -55,3 +58,38 @@ def test_the_examples_of_the_client(desk: Path, capsys: pytest.CaptureFixture[st
     assert "completed 3 of 3" in said.out
     assert "invalid_value temperature" in said.out
     assert "3/3 files" in said.err
+
+
+def test_openais_package_with_nothing_but_another_environment(
+    desk: Path, service: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{service.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", service.key)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    names = run_blocks("migrating-from-openai-batch.md")
+    names["client"].close()
+    assert (names["batch"].status, names["batch"].metadata) == ("completed", {"night": "1"})
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line]
+    assert [answer["custom_id"] for answer in answers] == ["r0", "r1", "r2"]
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    page = (DOCS / "migrating-from-openai-batch.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", page)
+    assert len(named) > 10
+    for path, name in named:
+        assert not name or re.search(rf"^def {name}\(", (DOCS.parent / path).read_text(), re.MULTILINE), (path, name)
+        assert (DOCS.parent / path).is_file()
+
+
+def test_the_commands_of_the_page(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = find_blocks("client.md", "sh")
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert len(commands) >= 5
+    for name, *words in commands:
+        assert name == "batchinfer"
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 0, (words, capsys.readouterr())
+    assert len((desk / "scans-read.jsonl").read_text().splitlines()) == 3
+    assert len(list(desk.glob("batch_*_output.jsonl"))) == 1

@@ -17,7 +17,7 @@ from batchinfer.stack.models import find_model
 from batchinfer.stack.orphans import MARK, end_orphans, find_marked, process_runs
 from batchinfer.stack.ready_file import ReadyFile
 from batchinfer.stack.reload import CodeWatch
-from batchinfer.stack.running import describe_servers, find_servers
+from batchinfer.stack.running import describe_servers, find_servers, find_service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +166,12 @@ def test_other_verbs_find_the_servers_of_a_running_up(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="Start `batchinfer up`"):
         find_servers(settings)
     full = load_settings(home=tmp_path, database_url="postgresql://u:p@h/d", redis_url="redis://h/0")
-    Home(tmp_path).keep_secret("servers.json", describe_servers(full))
+    Home(tmp_path).keep_secret("servers.json", describe_servers(full, "http://127.0.0.1:1"))
+    assert find_service(tmp_path) is None
+    Home(tmp_path).keep_secret("api-key", "bi_x")
+    service = find_service(tmp_path)
+    assert service is not None
+    assert (service.url, service.api_key) == ("http://127.0.0.1:1", "bi_x")
     found = find_servers(settings)
     assert found.require_database_url() == full.require_database_url()
     assert found.require_redis_url() == "redis://h/0"
