@@ -27,12 +27,16 @@ class Batches:
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
         priority: str | None = None,
+        cache: str | None = None,
         idempotency_key: str | None = None,
     ) -> Batch:
         """Make jobs of the lines of a file. `completion_window` is 24h, or any time such as 90m or 7d; `priority` is
-        low, normal or high. What is wrong with the file is told by the batch, later."""
+        low, normal or high, `cache` off, reuse, refresh or reuse_any. What is wrong with the file is told by the batch,
+        later."""
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": completion_window}
-        ours = {"batchinfer": {"priority": priority}} if priority else {}
+        named = {"priority": priority, "cache": cache}
+        wishes = {name: value for name, value in named.items() if value is not None}
+        ours = {"batchinfer": wishes} if wishes else {}
         said = {"metadata": dict(metadata)} if metadata else {}
         return Batch.model_validate(
             self._transport.create("/v1/batches", key=idempotency_key, json={**body, **said, **ours})

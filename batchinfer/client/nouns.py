@@ -59,6 +59,8 @@ class Job(Noun):
     metadata: dict[str, str] = Field(default_factory=dict)
     #: Seconds by stage.
     timings: dict[str, float] | None = None
+    #: Answered by what was answered before.
+    cached: bool = False
 
     @property
     def ended(self) -> bool:

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     job_class: str
     metadata: Mapping[str, str]
     expires_in: float
+    cache: str
 
 
 def name_fields(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def test_a_text_a_picture_and_a_document(ours: Client, model: str, folder: Path)
     assert [attempt.outcome for attempt in ours.jobs.list_attempts(text.id)] == ["succeeded"]
     with pytest.raises(errors.Conflict):
         ours.jobs.cancel(text.id)
+    kept = [ours.wait(ours.submit("Once.", cache="reuse"), 120).cached for _ in range(2)]
+    assert kept == [False, True]
     said = ours.submit_messages([{"role": "user", "content": "Hello."}], idempotency_key="hello")
     again = ours.submit_messages([{"role": "user", "content": "Hello."}], idempotency_key="hello")
     assert said.id == again.id
