@@ -18,6 +18,7 @@ from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.queue import queue
 from batchinfer.cli.submit import submit
+from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
 
 
@@ -27,7 +28,7 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, models, queue, submit, jobs, batches, files):
+for _command in (up, migrate, demo, settings, keys, models, queue, submit, jobs, batches, files, usage):
     cli.add_command(_command)
 
 

@@ -20,6 +20,7 @@ from batchinfer.client.nouns import Batch, Document, Job
 from batchinfer.client.submission import make_body, make_form, name_fields, read_parts
 from batchinfer.client.sweep import Sweep
 from batchinfer.client.transport import Patience, Transport
+from batchinfer.client.usage import Usage
 from batchinfer.errors import BadRequest, SettingsError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Client:
         self.files = Files(self._transport)
         self.batches = Batches(self._transport)
         self.models = Models(self._transport)
+        self.usage = Usage(self._transport)
 
     def __enter__(self) -> Self:
         return self

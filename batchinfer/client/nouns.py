@@ -198,3 +198,34 @@ class Model(Noun):
     created: int
     revision: str = ""
     status: str = ""
+
+
+class UsageNumbers(Noun):
+    """What results used. Seconds are those of prefill and decoding."""
+
+    jobs: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    image_tokens: int = 0
+    cached_tokens: int = 0
+    images: int = 0
+    device_seconds: float = 0.0
+
+
+class UsageRow(UsageNumbers):
+    """What one group used; what was not asked for is None."""
+
+    day: str | None = None
+    model: str | None = None
+    key: str | None = None
+    schedule: str | None = None
+
+
+class UsageReport(Noun):
+    """Usage from the day `since` to the day `until`, both whole."""
+
+    since: str = Field(alias="from")
+    until: str = Field(alias="to")
+    group_by: tuple[str, ...] = ()
+    data: tuple[UsageRow, ...] = ()
+    total: UsageNumbers = UsageNumbers()

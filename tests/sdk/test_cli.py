@@ -216,6 +216,19 @@ def test_what_is_wrong_with_a_file_is_said_by_line(desk: Path, model: str, run: 
     assert "completion_window" in made.err
 
 
+def test_what_was_used_is_told_by_day_and_model(model: str, run: Callable[..., Run]) -> None:
+    assert run("submit", "--prompt", "Count me.", "--wait").status == 0
+    report = run("usage", "--by", "model", "--by", "day", "--json").lines[0]
+    assert [(row["model"], row["key"]) for row in report["data"]] == [(model, None)]
+    assert report["total"]["jobs"] == report["data"][0]["jobs"] >= 1
+    assert report["total"]["completion_tokens"] > 0
+    shown = run("usage", "--by", "model", "--from", report["from"], "--to", report["to"]).out.splitlines()
+    assert shown[0].split()[:2] == ["model", "jobs"]
+    assert shown[1].split()[:2] == [model, f"{report['total']['jobs']:,}"]
+    assert run("usage", "--from", report["to"], "--to", "2020-01-01").status == 1
+    assert run("usage", "--from", "yesterday").status == 2
+
+
 def test_ctrl_c_leaves_a_batch_running_and_says_how_to_go_on(
     desk: Path, model: str, service: Any, run: Callable[..., Run], start: Any, paused: Callable[[], None]
 ) -> None:
