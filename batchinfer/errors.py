@@ -19,6 +19,7 @@
     │   └── Unreachable       -    said by the client: no service answers there (retry helps)
     ├── Overrun               504  who waited for an answer waited long enough; the job goes on
     ├── Failure               -    how a job ended: stored with the job, never raised at a client
+    │   └── FetchFailed       -    another machine that a job asks did not answer (retry helps)
     ├── SettingsError         -    a setting that stops the start
     └── StartError            -    a process that cannot start
 
@@ -163,6 +164,12 @@ class Failure(BatchinferError):
     """How a job ended. Stored with the job as JSON; codes are listed in docs/errors.md."""
 
     default_code = "failed"
+
+
+class FetchFailed(Failure):
+    """A machine that is not ours, and that a job asks for something, failed in a way that may pass."""
+
+    default_code, retry_helps = "failed_to_download_image", True
 
 
 class SettingsError(BatchinferError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,28 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _check_hosts(text: str) -> str:
+    for part in _split(text):
+        if not _HOST.fullmatch(part):
+            raise ValueError(f"{part!r} is no host; write example.org, *.example.org or *")
+    return text
+
+
+def _check_networks(text: str) -> str:
+    for part in _split(text):
+        ip_network(part)
+    return text
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9a-f:.]+")
 Folder = Annotated[Path, AfterValidator(_absolute)]
+#: Lists with commas.
+Hosts = Annotated[str, AfterValidator(_check_hosts)]
+Networks = Annotated[str, AfterValidator(_check_networks)]
 
 
 class Settings(BaseSettings):
@@ -73,6 +96,13 @@ class Settings(BaseSettings):
     render_dpi: int = Field(144, ge=36, le=600, description="Resolution at which a page of a PDF is rendered.")
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
+    fetch_hosts: Hosts = Field(
+        "", description="Hosts that pictures' addresses may lead to: example.org, *.example.org, or *; unset: none."
+    )
+    fetch_networks: Networks = Field("", description="Private networks that such hosts may be in, as 10.2.0.0/16.")
+    fetch_max_bytes: int = Field(32 * 2**20, ge=1024, description="Largest file that is fetched.")
+    fetch_timeout_s: float = Field(20.0, ge=0.1, le=600, description="Time that one fetch may take, all of it.")
+    fetch_redirects: int = Field(3, ge=0, le=10, description="Most redirects of one fetch.")
     keep_days: int = Field(30, ge=0, description="Days that jobs and results are kept; 0 keeps them for ever.")
     changes_days: int = Field(7, ge=1, description="Days that changes of state can be read and followed.")
     blob_grace_hours: float = Field(24.0, ge=2, description="How long an unused file is kept before it is removed.")

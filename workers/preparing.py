@@ -1,5 +1,6 @@
 """A job's pictures, as sent, become what a model sees: checked, turned upright, scaled, in RGB. All in the
-sandbox. A document that stands for its pages in one prompt becomes a picture a page."""
+sandbox. A document that stands for its pages in one prompt becomes a picture a page; what is sent as an address is
+fetched first."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
 from batchinfer.media.sniff import DOCUMENTS
+from workers.fetching import fetch_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from batchinfer.media.blobs import BlobStore
+    from batchinfer.media.fetching import Fetcher
     from batchinfer.media.sandbox import SandboxPool
     from batchinfer.services.work import Work
     from batchinfer.settings import Settings
@@ -24,19 +27,21 @@ def normalise_images(
     *,
     blobs: BlobStore,
     sandbox: SandboxPool,
+    fetcher: Fetcher,
     settings: Settings,
     scratch: Path,
     wanted: Callable[[], bool],
 ) -> list[dict[str, Any]] | None:
     """The prompt's `images`, each with `normal` filled in. None where nobody wants them any more.
 
-    Raises BadImage or Failure that says which picture, and Unavailable where another try may pass.
+    Raises BadRequest or Failure that says which picture, and FetchFailed or Unavailable where another try may pass.
     """
     images: list[dict[str, Any]] = []
-    sent = list(zip(piece.prompt["images"], piece.paths, strict=True))
-    expands = any(image.get("media_type") in DOCUMENTS for image, _ in sent)
+    sent = fetch_images(piece, blobs=blobs, fetcher=fetcher, scratch=scratch, wanted=wanted)
+    expands = any(image.get("media_type") in DOCUMENTS for image in sent)
     desk = _Desk(piece, blobs, sandbox, settings, scratch)
-    for index, (image, path) in enumerate(sent):
+    for index, image in enumerate(sent):
+        path = blobs.path(piece.claim.tenant_id, image["sha256"])
         if not wanted():
             return None
         if image.get("normal"):

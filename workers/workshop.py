@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
+from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import exporting, outbox, reading, work
@@ -45,6 +46,7 @@ class Workshop:
         self.on_room: Callable[[], None] = lambda: None
         self._ctx, self._lease, self._committer, self._scratch = ctx, lease, committer, scratch
         self._sandbox = SandboxPool(processes, settings.sandbox_memory_mib, settings.sandbox_timeout_s)
+        self._fetcher = Fetcher(settings)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="workshop")
         self._changed = threading.Condition()
         self._inside = 0
@@ -148,6 +150,7 @@ class Workshop:
             piece,
             blobs=self._ctx.blobs,
             sandbox=self._sandbox,
+            fetcher=self._fetcher,
             settings=self._ctx.settings,
             scratch=self._scratch,
             wanted=partial(self._wanted, claim),

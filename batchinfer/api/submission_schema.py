@@ -26,18 +26,31 @@ def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 
 _TEXT = {"type": "string"}
 _DATA_URL = {"type": "string", "pattern": "^data:[^,]*;base64,", "description": "data:image/png;base64,..."}
+_ADDRESS = {
+    "type": "string",
+    "pattern": "^(data:[^,]*;base64,|https?://)",
+    "description": "data:image/png;base64,... or, where the operator names its host, an address to fetch.",
+}
 _TEXT_PART = _object({"type": {"const": "text"}, "text": _TEXT}, ["type", "text"])
 _IMAGE_PART = _object(
     {
         "type": {"const": "image_url"},
-        "image_url": _object({"url": _DATA_URL, "detail": {"enum": [*messages.DETAILS, None]}}, ["url"]),
+        "image_url": _object({"url": _ADDRESS, "detail": {"enum": [*messages.DETAILS, None]}}, ["url"]),
     },
     ["type", "image_url"],
 )
+_SOURCES: dict[str, Any] = {
+    "file_data": _DATA_URL,
+    "file_id": {"type": "string", "description": "A file of purpose user_data or vision."},
+    "file_url": {"type": "string", "pattern": "^https?://", "description": "An address, as of a picture."},
+}
 _FILE_PART = _object(
     {
         "type": {"const": "file"},
-        "file": _object({"filename": {"type": ["string", "null"]}, "file_data": _DATA_URL}, ["file_data"]),
+        "file": {
+            **_object({"filename": {"type": ["string", "null"]}, **_SOURCES}, []),
+            "anyOf": [{"required": [source]} for source in _SOURCES],
+        },
     },
     ["type", "file"],
 )

@@ -11,7 +11,7 @@ from batchinfer.domain.chat import open_class, parse_chat
 from batchinfer.domain.fields import check_text, decode_json, read_object, read_text, refuse, require
 from batchinfer.domain.prompts import parse_job
 from batchinfer.domain.responses import parse_response
-from batchinfer.errors import BadRequest
+from batchinfer.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from batchinfer.domain.jobs import JobClass
@@ -51,7 +51,7 @@ def parse_line(raw: bytes, number: int, *, endpoint: str, limits: Limits, job_cl
             job = parse_response(body, limits, job_class=job_class).job
         else:
             job = parse_chat(body, limits, job_class=job_class).job
-    except BadRequest as error:
+    except (BadRequest, NotFound) as error:
         raise type(error)(error.message, code=error.code, param=show_field(endpoint, error.param)) from None
     return Line(number, custom_id, job)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.fetching import find_fetch_rules
+
 if TYPE_CHECKING:
+    from batchinfer.domain.fetching import FetchRules
     from batchinfer.settings import Settings
 
 
@@ -21,6 +24,8 @@ class Limits:
     #: Pictures and documents of one request.
     max_images: int
     max_body_bytes: int
+    #: From where addresses may be fetched; None: from nowhere.
+    fetch: FetchRules | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -31,4 +36,5 @@ class Limits:
             max_prompt_chars=settings.max_prompt_chars,
             max_images=settings.max_images,
             max_body_bytes=settings.max_body_bytes,
+            fetch=find_fetch_rules(settings),
         )

@@ -6,6 +6,7 @@ import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.fetching import SCHEMES, parse_fetch_url
 from batchinfer.domain.fields import (
     join,
     read_list,
@@ -17,10 +18,12 @@ from batchinfer.domain.fields import (
     require,
     show,
 )
-from batchinfer.errors import BadImage
+from batchinfer.domain.ids import FILE, parse_id
+from batchinfer.errors import BadImage, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from uuid import UUID
 
     from batchinfer.domain.limits import Limits
 
@@ -31,12 +34,29 @@ MAX_MESSAGES, MAX_PARTS, MAX_FILENAME_CHARS = 256, 1024, 255
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Bytes that lie in the blob store: their SHA-256 (hexadecimal), their number and, by the first of them, kind."""
+
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True)
 class Upload:
-    """Bytes as a user sent them, unopened. `param` is the dotted path that errors about them name."""
+    """A file as a user sent it, unopened: its bytes, the id of a file that is kept, or an address to fetch.
+
+    `param` is the dotted path that errors about it name.
+    """
 
     data: bytes
     filename: str | None
     param: str
+    file_id: UUID | None = None
+    #: As it was sent; what it leads to is known once a CPU worker has fetched it.
+    url: str | None = None
+    #: Where the bytes of `file_id` lie, once it was looked up.
+    stored: Stored | None = None
 
 
 @dataclass
@@ -62,7 +82,7 @@ class _Reading:
 
     def add_upload(self, upload: Upload) -> dict[str, Any]:
         check_upload_count(len(self.uploads) + 1, upload.param, self.limits)
-        if not upload.data:
+        if not upload.data and upload.file_id is None and upload.url is None:
             refuse_empty(upload.param)
         self.uploads.append(upload)
         self.asks = True
@@ -114,38 +134,69 @@ def _parse_part(value: object, at: str, role: str, reading: _Reading) -> dict[st
         return reading.add_text(text, where, role)
     if role != "user":
         refuse(where, "may stand in a user message only.")
-    upload = _parse_image_url(inner, where) if kind == "image_url" else _parse_file(inner, where)
+    parse = _parse_image_url if kind == "image_url" else _parse_file
+    upload = parse(inner, where, reading.limits)
     return reading.add_upload(upload)
 
 
 _REMEDIES = {
     "text": "Send the text.",
     "image_url": 'Send {"url": "data:image/png;base64,..."}.',
-    "file": 'Send {"filename": "...", "file_data": "data:application/pdf;base64,..."}.',
+    "file": 'Send {"filename": "...", "file_data": "data:application/pdf;base64,..."} or {"file_id": "file-..."}.',
 }
 
 
-def _parse_image_url(value: object, at: str) -> Upload:
+def _parse_image_url(value: object, at: str, limits: Limits) -> Upload:
     image = read_object(value, at)
     refuse_unknown(image, {"url", "detail"}, at)
     if image.get("detail") is not None:
         read_word(image["detail"], join(at, "detail"), DETAILS)
     where = join(at, "url")
     url = require(image, "url", "Send a data URL: data:image/png;base64,...", at)
-    return Upload(decode_data_url(url, where), None, where)
+    return _read_source(url, None, where, limits)
 
 
-def _parse_file(value: object, at: str) -> Upload:
+def _parse_file(value: object, at: str, limits: Limits) -> Upload:
     file = read_object(value, at)
-    refuse_unknown(file, {"filename", "file_data"}, at)
-    where = join(at, "file_data")
-    data = decode_data_url(require(file, "file_data", "Send a data URL: data:application/pdf;base64,...", at), where)
+    refuse_unknown(file, {"filename", *_SOURCES}, at)
+    named = [source for source in _SOURCES if file.get(source) is not None]
+    if len(named) > 1:
+        refuse(join(at, named[1]), f"stands beside `{named[0]}`. Send one of them.")
     name = file.get("filename")
-    return Upload(
-        data,
-        None if name is None else read_text(name, join(at, "filename"), max_chars=MAX_FILENAME_CHARS),
-        where,
-    )
+    if name is not None:
+        read_text(name, join(at, "filename"), max_chars=MAX_FILENAME_CHARS)
+    if named == ["file_id"]:
+        return _read_file_id(file["file_id"], name, join(at, "file_id"))
+    source = "file_url" if named == ["file_url"] else "file_data"
+    data = require(file, source, "Send a data URL: data:application/pdf;base64,...", at)
+    return _read_source(data, name, join(at, source), limits)
+
+
+#: Members of a file part that say where its bytes are; one of them.
+_SOURCES = ("file_data", "file_id", "file_url")
+
+
+def _read_source(value: object, name: str | None, at: str, limits: Limits) -> Upload:
+    """A data URL, or an address that may be fetched."""
+    if isinstance(value, str) and value[:6].lower().startswith(SCHEMES):
+        return Upload(b"", name, at, url=str(parse_fetch_url(value, limits.fetch, param=at)))
+    return Upload(decode_data_url(value, at), name, at)
+
+
+def _read_file_id(value: object, name: str | None, at: str) -> Upload:
+    try:
+        file_id = parse_id(FILE, read_text(value, at, max_chars=64))
+    except NotFound:
+        raise make_no_file(at) from None
+    return Upload(b"", name, at, file_id=file_id)
+
+
+def make_no_file(at: str) -> NotFound:
+    """The error for a file id that names none of the user's files."""
+    return NotFound(
+        f"`{at}` names no file of yours. It may have been deleted, or its time is over. Upload it again.",
+        code="file_not_found", param=at,
+    )  # fmt: skip
 
 
 def expand_places(
@@ -177,14 +228,8 @@ def decode_data_url(value: object, at: str) -> bytes:
     """
     if not isinstance(value, str):
         refuse(at, "must be a text: data:image/png;base64,...", "invalid_type")
-    scheme = value[:8].lower()
-    if scheme.startswith(("http:", "https:")):
-        raise BadImage(
-            f"`{at}` is an address, and fetching is off. Send the bytes: data:image/png;base64,...",
-            code="invalid_image_url", param=at,
-        )  # fmt: skip
     head, comma, payload = value.partition(",")
-    if not scheme.startswith("data:") or not comma or not head[:256].lower().endswith(";base64"):
+    if not value[:5].lower() == "data:" or not comma or not head[:256].lower().endswith(";base64"):
         raise BadImage(
             f"`{at}` must be a data URL with base64, data:image/png;base64,..., not `{show(value)[:24]}`.",
             code="invalid_image_url", param=at,

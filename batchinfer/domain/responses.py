@@ -20,7 +20,7 @@ from batchinfer.domain.fields import (
 )
 from batchinfer.domain.jobs import Job, JobClass, JobState
 from batchinfer.domain.prompts import JobRequest, parse_job
-from batchinfer.errors import BadRequest
+from batchinfer.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def parse_response(body: object, limits: Limits, *, job_class: JobClass | None =
     usual = JobClass.NORMAL if background else JobClass.INTERACTIVE
     try:
         job = parse_job(open_class(given, job_class or usual), limits)
-    except BadRequest as error:
+    except (BadRequest, NotFound) as error:
         _raise_renamed(error, len(instructions))
     uploads = tuple(replace(upload, param=_rename(upload.param, len(instructions))) for upload in job.uploads)
     return ResponseRequest(replace(job, uploads=uploads, pages_inline=True), background)
@@ -127,6 +127,8 @@ def _read_part(value: object, at: str) -> dict[str, Any]:
     part = read_object(value, at)
     kind = read_word(require(part, "type", f"Say {', '.join(_PARTS)}.", at), join(at, "type"), _PARTS)
     if kind == "input_image":
+        if part.get("file_id") is not None and part.get("image_url") is None:
+            return {"type": "file", "file": {"file_id": part["file_id"]}}
         url = require(part, "image_url", "Send a data URL: data:image/png;base64,...", at)
         return {"type": "image_url", "image_url": {"url": url, "detail": part.get("detail")}}
     if kind == "input_file":
@@ -139,7 +141,7 @@ def _given(part: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: part[name] for name in names if part.get(name) is not None}
 
 
-def _raise_renamed(error: BadRequest, instructions: int) -> NoReturn:
+def _raise_renamed(error: BadRequest | NotFound, instructions: int) -> NoReturn:
     """The same error about the field as it was sent."""
     param = _rename(error.param, instructions) if error.param else None
     message = _rename(error.message, instructions)

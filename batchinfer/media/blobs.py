@@ -89,6 +89,10 @@ class BlobStore:
                 file.write(piece)
         return digest.hexdigest()
 
+    def keep(self, tenant_id: UUID, sha256: str) -> bool:
+        """Whether the blob is here; it counts as just stored from now on."""
+        return _touch(self.path(tenant_id, sha256))
+
     def path(self, tenant_id: UUID, sha256: str) -> Path:
         """Where a blob lies, whether it exists or not. Raises ValueError for what is no SHA-256."""
         if not _SHA256.fullmatch(sha256):

@@ -9,7 +9,7 @@ from batchinfer.domain.documents import CANCELLED_CODE, DocumentState
 from batchinfer.domain.ids import DOCUMENT, new_id, show_id
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services.context import Page
-from batchinfer.services.files import store_uploads
+from batchinfer.services.files import list_there, store_uploads
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import take_key
 from batchinfer.services.requests import build_page_prompt, find_expiry
@@ -37,7 +37,7 @@ def submit_document(
 ) -> Document:
     """Store a PDF or TIFF, the request's only upload; a CPU worker makes one job a page. Called by jobs.submit."""
     caller.require("submit")
-    blobs = store_uploads(ctx, caller.tenant_id, request.uploads)
+    blobs = list_there(store_uploads(ctx, caller.tenant_id, request.uploads))
     document = store.NewDocument(
         id=new_id(),
         tenant_id=caller.tenant_id,

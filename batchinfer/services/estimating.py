@@ -91,7 +91,7 @@ def validate_lines(
     def count(line: Line) -> None:
         demands.setdefault(line.job.model, Demand(line.job.model)).add(line)
 
-    form = LineForm(request.endpoint, request.job_class)
+    form = LineForm(caller.tenant_id, request.endpoint, request.job_class)
     findings = check_lines(ctx, form, lines, wanted, count) or Findings()
     with ctx.db.transaction() as tx:
         measured = [measuring.measure(tx, caller.tenant_id, model) for model in demands]

@@ -1,12 +1,15 @@
-"""Files as they arrive: told by their first bytes, stored unopened."""
+"""Files as they arrive: told by their first bytes, stored unopened; and those that a request names by their id."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.messages import Stored, make_no_file
+from batchinfer.domain.userfiles import USER_DATA, VISION
 from batchinfer.errors import BadImage, BadRequest, Unsupported
 from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, name_other, sniff
-from batchinfer.store import files
+from batchinfer.store import files, userfiles
 from batchinfer.store.files import Blob
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from batchinfer.domain.prompts import Upload
+    from batchinfer.domain.userfiles import UserFile
     from batchinfer.services.context import Context
     from batchinfer.store.session import Transaction
 
@@ -23,10 +27,10 @@ _SERVED = "Send a JPEG, PNG or WebP picture, or a PDF or TIFF document"
 def find_document_type(uploads: Sequence[Upload]) -> str | None:
     """The media type of the request's only file where that is a document; None where all are pictures (or none is).
 
-    Raises BadImage (an empty file), Unsupported (415, the file's field in `param`), BadRequest (a document among
-    other files).
+    What an address leads to counts as a picture. Raises BadImage (an empty file), Unsupported (415, the file's field
+    in `param`), BadRequest (a document among other files).
     """
-    types = [_tell(upload) for upload in uploads]
+    types = [find_type(upload) for upload in uploads]
     document = next((index for index, found in enumerate(types) if found in DOCUMENTS), None)
     if document is None:
         return None
@@ -40,18 +44,65 @@ def find_document_type(uploads: Sequence[Upload]) -> str | None:
     return types[document]
 
 
-def _tell(upload: Upload) -> str:
-    if not upload.data:
-        raise BadImage(f"The file in {upload.param} is empty. {_SERVED}.", code="empty_image_file", param=upload.param)
-    found = sniff(upload.data[:HEAD_BYTES])
+def find_type(upload: Upload) -> str | None:
+    """The media type of a file, by its first bytes; None where they are still to be fetched. Raises as above."""
+    if upload.url is not None:
+        return None
+    return upload.stored.media_type if upload.stored else tell(upload.data[:HEAD_BYTES], upload.param)
+
+
+def tell(head: bytes, param: str) -> str:
+    """The media type of a picture or document that begins so. Raises BadImage (nothing at all), Unsupported."""
+    if not head:
+        raise BadImage(f"The file in {param} is empty. {_SERVED}.", code="empty_image_file", param=param)
+    found = sniff(head)
     if found is None or found not in PICTURES | DOCUMENTS:
-        other = name_other(upload.data[:HEAD_BYTES])
+        other = name_other(head)
         seems = f" It seems to be {other}." if other else ""
-        raise Unsupported(
-            f"The file in {upload.param} is of a kind that is not served.{seems} {_SERVED}.",
+        raise Unsupported(f"The file in {param} is of a kind that is not served.{seems} {_SERVED}.", param=param)
+    return found
+
+
+def pin_files(
+    ctx: Context, tenant_id: UUID, uploads: Sequence[Upload], *, deleted_too: bool = False
+) -> tuple[Upload, ...]:
+    """The same uploads, those that name a file with where its bytes lie. These are not removed for the grace time, in
+    which a job may come to refer to them: so that a job does not lose what it reads when the file is deleted.
+
+    `deleted_too` for files that were found before. Raises NotFound (code file_not_found, `param`), BadRequest (code
+    invalid_file_purpose), and what `find_document_type` raises about their bytes.
+    """
+    ids = {upload.file_id for upload in uploads if upload.file_id is not None}
+    if not ids:
+        return tuple(uploads)
+    find = userfiles.find_source if deleted_too else userfiles.find_file
+    with ctx.db.transaction() as tx:
+        found = {file_id: find(tx, tenant_id, file_id) for file_id in ids}
+    pinned = tuple(
+        upload if upload.file_id is None else _look_up(ctx, upload, found[upload.file_id]) for upload in uploads
+    )
+    stored = [upload.stored for upload in pinned if upload.file_id is not None and upload.stored is not None]
+    with ctx.db.transaction() as tx:
+        files.record_blobs(tx, tenant_id, [Blob(one.sha256, one.size_bytes, one.media_type) for one in stored])
+        for upload in pinned:
+            if upload.stored is not None and not ctx.blobs.keep(tenant_id, upload.stored.sha256):
+                raise make_no_file(upload.param)
+    return pinned
+
+
+def _look_up(ctx: Context, upload: Upload, file: UserFile | None) -> Upload:
+    if file is None or not ctx.blobs.exists(file.tenant_id, file.blob):
+        raise make_no_file(upload.param)
+    if file.purpose not in (USER_DATA, VISION):
+        raise BadRequest(
+            f"`{upload.param}` names a file for {file.purpose}. Upload it with `purpose` {USER_DATA} or {VISION}.",
+            code="invalid_file_purpose",
             param=upload.param,
         )
-    return found
+    with ctx.blobs.open(file.tenant_id, file.blob) as source:
+        media_type = tell(source.read(HEAD_BYTES), upload.param)
+    stored = Stored(file.blob, file.size_bytes, media_type)
+    return replace(upload, filename=upload.filename or file.filename, stored=stored)
 
 
 def record_made(ctx: Context, tx: Transaction, tenant_id: UUID, made: Sequence[tuple[str, str]]) -> None:
@@ -62,9 +113,21 @@ def record_made(ctx: Context, tx: Transaction, tenant_id: UUID, made: Sequence[t
     )
 
 
-def store_uploads(ctx: Context, tenant_id: UUID, uploads: Sequence[Upload]) -> list[Blob]:
-    """Put files into the blob store, in order; the same bytes again take no room. Raises Unavailable (disk full)."""
-    return [
-        Blob(ctx.blobs.put(tenant_id, upload.data), len(upload.data), sniff(upload.data[:HEAD_BYTES]) or "")
-        for upload in uploads
-    ]
+def store_uploads(ctx: Context, tenant_id: UUID, uploads: Sequence[Upload]) -> list[Blob | None]:
+    """Put files into the blob store, in order; the same bytes again take no room. None for one that is still to be
+    fetched. Raises Unavailable (disk full)."""
+    return [_store(ctx, tenant_id, upload) for upload in uploads]
+
+
+def _store(ctx: Context, tenant_id: UUID, upload: Upload) -> Blob | None:
+    if upload.url is not None:
+        return None
+    if upload.stored is not None:
+        return Blob(upload.stored.sha256, upload.stored.size_bytes, upload.stored.media_type)
+    sha256 = ctx.blobs.put(tenant_id, upload.data)
+    return Blob(sha256, len(upload.data), sniff(upload.data[:HEAD_BYTES]) or "")
+
+
+def list_there(blobs: Sequence[Blob | None]) -> list[Blob]:
+    """Those that are in the blob store."""
+    return [blob for blob in blobs if blob is not None]

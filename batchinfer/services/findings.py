@@ -14,11 +14,12 @@ from batchinfer.domain.batch_lines import Line, parse_line, show_field
 from batchinfer.domain.batches import MAX_ERRORS
 from batchinfer.domain.limits import Limits
 from batchinfer.errors import BadRequest, BatchinferError, NotFound, TooLarge, Unsupported
-from batchinfer.services.files import find_document_type
+from batchinfer.services.files import find_type, pin_files
 from batchinfer.services.models import find_model, make_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from uuid import UUID
 
     from batchinfer.domain.jobs import JobClass
     from batchinfer.domain.reuse import Reuse
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LineForm:
-    """What every line of a batch is: a request for this endpoint, of this class and with this use of kept answers where
-    it names none. Others than those of `selection` are as if they were not there."""
+    """What every line of a batch is: a tenant's request for this endpoint, of this class and with this use of kept
+    answers where it names none. Others than those of `selection` are as if they were not there."""
 
+    tenant_id: UUID
     endpoint: str
     job_class: JobClass
     cache: Reuse | None = None
@@ -125,9 +127,9 @@ def _check_line(ctx: Context, form: LineForm, line: Line, findings: Findings) ->
         error = make_unknown(model)
         raise NotFound(error.message, code=error.code, param=show_field(form.endpoint, "model"))
     try:
-        for upload in line.job.uploads:
-            find_document_type([upload])
-    except (BadRequest, Unsupported) as error:
+        for upload in pin_files(ctx, form.tenant_id, line.job.uploads):
+            find_type(upload)
+    except (BadRequest, NotFound, Unsupported) as error:
         raise type(error)(error.message, code=error.code, param=show_field(form.endpoint, error.param)) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import JOB, new_id, show_id
@@ -12,7 +13,7 @@ from batchinfer.domain.timelines import Timeline, build_timeline
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import documents, models
 from batchinfer.services.context import Page
-from batchinfer.services.files import find_document_type, store_uploads
+from batchinfer.services.files import find_document_type, find_type, list_there, pin_files, store_uploads
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.requests import build_prompt, find_expiry
@@ -44,8 +45,8 @@ def submit(
     """Store a request and announce it. Answers the job (or, for one PDF or TIFF, the document) and whether it is a
     replay of an earlier request with the same key.
 
-    Raises NotFound (code model_not_found), Unsupported (415), BadRequest (a document beside other files), BadImage
-    (an empty file), KeyReused, Busy (a quota), Forbidden, Unavailable.
+    Raises NotFound (codes model_not_found, file_not_found), Unsupported (415), BadRequest (a document beside other
+    files, a file for something else), BadImage (an empty file), KeyReused, Busy (a quota), Forbidden, Unavailable.
     """
     caller.require("submit")
     with ctx.db.transaction() as tx:
@@ -54,6 +55,7 @@ def submit(
             models.require_model(tx, request.model)
     if found is not None:
         return _replay(ctx, caller, found.resource, found.resource_id), True
+    request = replace(request, uploads=pin_files(ctx, caller.tenant_id, request.uploads))
     media_type = _find_document(request)
     try:
         if media_type is not None:
@@ -68,7 +70,7 @@ def _find_document(request: JobRequest) -> str | None:
     if not request.pages_inline:
         return find_document_type(request.uploads)
     for upload in request.uploads:
-        find_document_type([upload])  # refuses what is neither a picture nor a document
+        find_type(upload)  # refuses what is neither a picture nor a document
     return None
 
 
@@ -89,7 +91,7 @@ def _submit_job(ctx: Context, caller: Caller, request: JobRequest, idempotency: 
     return require_job(job)
 
 
-def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob]) -> bool:
+def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, blobs: list[Blob | None]) -> bool:
     """Store the job, and its queue row unless it ended at once: its answer was there. Answers whether it did."""
     expires_at = find_expiry(tx, request)
     job = store.NewJob(
@@ -102,7 +104,7 @@ def _insert(tx: Transaction, caller: Caller, request: JobRequest, job_id: UUID, 
         expires_at=expires_at,
         key_id=caller.key_id,
     )
-    files.record_blobs(tx, caller.tenant_id, blobs)
+    files.record_blobs(tx, caller.tenant_id, list_there(blobs))
     tally = Tally()
     ended = bool(store_jobs(tx, [job], tally))
     kind = PREPARE if blobs else INFER

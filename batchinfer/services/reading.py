@@ -13,7 +13,7 @@ from batchinfer.domain.batches import BatchState
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.limits import Limits
 from batchinfer.domain.reuse import parse_cache
-from batchinfer.services.files import store_uploads
+from batchinfer.services.files import list_there, pin_files, store_uploads
 from batchinfer.services.findings import Findings, LineForm, check_lines, iterate_lines, parse_one, refuse_file
 from batchinfer.services.requests import build_prompt, find_expiry
 from batchinfer.services.reusing import store_jobs
@@ -44,7 +44,8 @@ class Ready:
     """A line whose files are stored."""
 
     line: Line
-    blobs: list[Blob]
+    #: None for one that is still to be fetched.
+    blobs: list[Blob | None]
 
 
 def read_batch(
@@ -94,7 +95,7 @@ def _check_source(ctx: Context, held: Held, source: UserFile, wanted: Callable[[
 
 def _get_form(ctx: Context, held: Held) -> LineForm:
     cache = parse_cache(held.options.get("cache"))
-    return LineForm(held.batch.endpoint, held.job_class, cache, find_selection(ctx, held))
+    return LineForm(held.batch.tenant_id, held.batch.endpoint, held.job_class, cache, find_selection(ctx, held))
 
 
 def _begin(ctx: Context, claim: Claim, findings: Findings) -> bool:
@@ -127,7 +128,7 @@ def _group(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool
                 return
             ready = _store_files(ctx, held, parse_one(ctx, form, raw, number, limits))
             group.append(ready)
-            size_bytes += max(0, len(raw) - sum(blob.size_bytes * 4 // 3 for blob in ready.blobs))
+            size_bytes += max(0, len(raw) - sum(blob.size_bytes * 4 // 3 for blob in list_there(ready.blobs)))
             if len(group) >= GROUP_LINES or size_bytes >= GROUP_BYTES:
                 yield group
                 group, size_bytes = [], 0
@@ -137,8 +138,9 @@ def _group(ctx: Context, held: Held, source: UserFile, wanted: Callable[[], bool
 
 def _store_files(ctx: Context, held: Held, line: Line) -> Ready:
     """The line with its pictures in the blob store, and no longer in memory."""
-    blobs = store_uploads(ctx, held.batch.tenant_id, line.job.uploads)
-    emptied = tuple(replace(upload, data=b"") for upload in line.job.uploads)
+    uploads = pin_files(ctx, held.batch.tenant_id, line.job.uploads, deleted_too=True)
+    blobs = store_uploads(ctx, held.batch.tenant_id, uploads)
+    emptied = tuple(replace(upload, data=b"") for upload in uploads)
     return Ready(replace(line, job=replace(line.job, uploads=emptied)), blobs)
 
 
@@ -153,7 +155,7 @@ def save_lines(ctx: Context, claim: Claim, group: list[Ready]) -> bool:
             return False
         if jobs.find_last_line(tx, held.batch.id) >= group[-1].line.number:
             return True
-        files.record_blobs(tx, claim.tenant_id, [blob for ready in group for blob in ready.blobs])
+        files.record_blobs(tx, claim.tenant_id, [blob for ready in group for blob in list_there(ready.blobs)])
         new = [_make_job(held, ready, find_expiry(tx, ready.line.job)) for ready in group]
         tally = Tally()
         ended = store_jobs(tx, new, tally)

@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from batchinfer.domain.prompts import JobRequest
+    from batchinfer.domain.prompts import JobRequest, Upload
     from batchinfer.store.files import Blob
     from batchinfer.store.session import Transaction
 
 _PLACE = {"type": "image", "index": 0}
 
 
-def build_prompt(request: JobRequest, blobs: Sequence[Blob]) -> dict[str, Any]:
+def build_prompt(request: JobRequest, blobs: Sequence[Blob | None]) -> dict[str, Any]:
     """The prompt of a job: everything that an engine needs, and where the answer is told while it is made, if anybody
-    listens. `normal` is filled in by preparing."""
+    listens. `normal` is filled in by preparing, and for an address `sha256` and `media_type` too."""
     told = {"channel": request.channel} if request.channel else {}
     return {
         "messages": [dict(message) for message in request.messages],
-        "images": [_image(blob, upload.param) for blob, upload in zip(blobs, request.uploads, strict=False)],
+        "images": [_image(blob, upload, request) for blob, upload in zip(blobs, request.uploads, strict=False)],
         "sampling": dict(request.sampling),
         "max_tokens": request.max_tokens,
         "stop": list(request.stop),
@@ -40,9 +40,14 @@ def _cache(request: JobRequest) -> dict[str, str]:
     return {} if request.cache in (None, Reuse.OFF) else {"cache": request.cache.value}
 
 
-def _image(blob: Blob, param: str) -> dict[str, Any]:
-    """A picture as it was sent; `param` is the user's field, for an error that is found when it is opened."""
-    return {"sha256": blob.sha256, "media_type": blob.media_type, "param": param, "normal": None}
+def _image(blob: Blob | None, upload: Upload, request: JobRequest) -> dict[str, Any]:
+    """A picture as it was sent; `param` is the user's field, for an error that is found when it is opened.
+
+    `pages` says of an address whether a document that it leads to may stand for its pages.
+    """
+    if blob is None:
+        return {"url": upload.url, "pages": request.pages_inline, "param": upload.param, "normal": None}
+    return {"sha256": blob.sha256, "media_type": blob.media_type, "param": upload.param, "normal": None}
 
 
 def build_page_prompt(request: JobRequest) -> dict[str, Any]:

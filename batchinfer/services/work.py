@@ -55,8 +55,8 @@ class Work:
     """A claim with what is needed to do it.
 
     `paths` are files in the blob store: for infer the normalised pictures in the prompt's order, for prepare the
-    pictures as sent, for render the document alone, for read and export none. A file may be missing: fail that claim
-    with code blob_missing.
+    pictures as sent, without those that are still to be fetched, for render the document alone, for read and export
+    none. A file may be missing: fail that claim with code blob_missing.
     """
 
     claim: Claim
@@ -189,6 +189,7 @@ def _rendering(ctx: Context, claim: Claim, rendering: Rendering) -> Work:
 
 def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any]) -> Work:
     images = prompt["images"] if claim.kind == PREPARE else [image["normal"] for image in prompt["images"]]
+    images = [image for image in images if "sha256" in image]
     return Work(claim, prompt, tuple(ctx.blobs.path(claim.tenant_id, image["sha256"]) for image in images))
 
 
@@ -280,7 +281,8 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
     if not all(image.get("normal") for image in images):
         raise ValueError("every picture of a prepared job needs its normalised form")
     with ctx.db.transaction() as tx:
-        made = [(image["normal"]["sha256"], image["normal"].get("media_type", "")) for image in images]
+        fetched = [image for image in images if "url" in image]
+        made = [(one["sha256"], one.get("media_type", "")) for one in (*fetched, *(i["normal"] for i in images))]
         record_made(ctx, tx, claim.tenant_id, made)
         prompt = {**jobs.load_prompts(tx, [claim.id]).get(claim.id, {}), "images": list(images)}
         answered = reusing.take_answer(tx, lease_id, claim, prompt)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from batchinfer.domain.fields import decode_json
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.prompts import JobRequest, Limits, Upload, parse_form, parse_job
-from batchinfer.errors import BadRequest
+from batchinfer.errors import BadRequest, NotFound
+from batchinfer.settings import load_settings
 
 LIMITS = Limits(default_max_tokens=512, max_tokens=4096, max_prompt_chars=1000, max_images=3, max_body_bytes=1_000_000)
 PNG = b"\x89PNG\r\n\x1a\nrest"
@@ -79,6 +81,27 @@ def test_a_file_part_brings_its_name() -> None:
     }
     upload = parse_job(ask_parts(part, {"type": "text", "text": "read"}), LIMITS).uploads[0]
     assert upload == Upload(b"%PDF", "a.pdf", "messages.0.content.0.file.file_data")
+
+
+def test_a_file_part_names_a_file_that_is_kept() -> None:
+    part = {"type": "file", "file": {"file_id": "file-0192f1c07d6a7b3e8f00c0ffee00c0de", "file_data": None}}
+    (upload,) = parse_job(ask_parts(part), LIMITS).uploads
+    assert upload == Upload(b"", None, "messages.0.content.0.file.file_id", file_id=upload.file_id)
+    assert upload.file_id == UUID("0192f1c07d6a7b3e8f00c0ffee00c0de")
+    with pytest.raises(NotFound) as caught:
+        parse_job(ask_parts({"type": "file", "file": {"file_id": "file-1"}}), LIMITS)
+    assert (caught.value.code, caught.value.param) == ("file_not_found", "messages.0.content.0.file.file_id")
+
+
+def test_addresses_are_taken_where_the_operator_names_hosts() -> None:
+    limits = Limits.of(load_settings(fetch_hosts="*.example.com"))
+    body = ask_parts(picture("HTTPS://a.Example.com/p.png?q#f"), {"type": "text", "text": "read"})
+    (upload,) = parse_job(body, limits).uploads
+    assert (upload.url, upload.data) == ("https://a.example.com/p.png?q", b"")
+    for address, code in {"https://example.org/": "url_not_allowed", "https://x@a.example.com/": "invalid_url"}.items():
+        with pytest.raises(BadRequest) as caught:
+            parse_job(ask_parts(picture(address)), limits)
+        assert (caught.value.code, caught.value.param) == (code, "messages.0.content.0.image_url.url")
 
 
 def test_every_field_is_read() -> None:
@@ -257,7 +280,10 @@ def test_unknown_fields_inside_are_named_with_their_path() -> None:
         (picture("data:image/png;base64,QUJDé"), "image_url.url", "invalid_base64_image"),
         (picture(detail="huge"), "image_url.detail", "invalid_value"),
         ({"type": "input_audio", "input_audio": {}}, "type", "invalid_value"),
-        ({"type": "file", "file": {"file_id": "file-1"}}, "file.file_id", "unknown_parameter"),
+        ({"type": "file", "file": {"file_id": 5}}, "file.file_id", "invalid_type"),
+        ({"type": "file", "file": {"file_id": "file-1", "file_data": URL}}, "file.file_id", "invalid_value"),
+        ({"type": "file", "file": {"file_url": "https://example.com/a.pdf"}}, "file.file_url", "invalid_image_url"),
+        ({"type": "file", "file": {"file_path": "/etc/passwd"}}, "file.file_path", "unknown_parameter"),
         ({"type": "file", "file": {}}, "file.file_data", "missing_required_parameter"),
         ("text", "", "invalid_type"),
     ],
