@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor wheel clean
+.PHONY: help install demo up test test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring
+
+lock: $(VENV)/.run ## resolve what the images install anew, by version and hash, into deploy/*.lock (needs the image's Python)
+	@$(BIN)/python deploy/lock.py
 
 wheel: $(VENV)/.dev ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist
