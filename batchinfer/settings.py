@@ -109,6 +109,12 @@ class Settings(BaseSettings):
     snapshot_warn_s: float = Field(300.0, gt=0, description="Age of a database snapshot that is warned of.")
     snapshot_warn_xids: int = Field(5_000_000, ge=1, description="Transactions that a snapshot may lag behind.")
     delivery_hours: float = Field(24.0, gt=0, description="How long something is tried to be delivered outside.")
+    webhook_timeout_s: float = Field(10.0, gt=0, le=60, description="Time that a webhook's receiver has to answer.")
+    webhook_patience_hours: float = Field(24.0, gt=0, description="Failing so long disables a webhook endpoint.")
+    webhook_http: bool = Field(False, description="Webhook endpoints may be http://, not https:// alone.")
+    webhook_networks: Networks = Field(
+        "", description="Private networks that webhooks may go to: 10.1.0.0/16, ::1/128."
+    )
     idempotency_hours: int = Field(48, ge=1, description="How long an idempotency key is remembered.")
 
     @property

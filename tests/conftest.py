@@ -10,8 +10,10 @@ import itertools
 import os
 import secrets
 import socket
-from contextlib import ExitStack
-from dataclasses import dataclass
+import threading
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,7 +28,7 @@ from batchinfer.stack.postgres import EmbeddedPostgres
 from batchinfer.stack.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from batchinfer.services.context import Caller, Context
@@ -255,3 +257,58 @@ def _find_empty_redis(url: str) -> int:
         "No empty database on the server of BATCHINFER_REDIS_URL: tests flush only what was empty.",
         returncode=2,
     )
+
+
+@dataclass
+class Receiver:
+    """A real HTTP server that webhooks are sent to. It answers `statuses`, one a request and the last one for ever;
+    where `behave` is set, that has the connection."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=lambda: [200])
+    headers: dict[str, str] = field(default_factory=dict)
+    behave: Callable[[socket.socket], None] | None = None
+    #: (headers by their names in lower case, body) of each request.
+    taken: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        self.taken.append(({name.lower(): value for name, value in handler.headers.items()}, body))
+        if self.behave is not None:
+            handler.close_connection = True
+            with suppress(OSError):
+                self.behave(handler.connection)
+            return
+        handler.send_response(self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0])
+        for name, value in {"Content-Length": "0", **self.headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+
+    @property
+    def ids(self) -> list[str]:
+        """The `webhook-id` of each request."""
+        return [headers["webhook-id"] for headers, _ in self.taken]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver of webhooks on this machine."""
+    made = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 20
+
+        def do_POST(self) -> None:
+            made.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        made.url = f"http://127.0.0.1:{server.server_address[1]}/hook?a=b"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()

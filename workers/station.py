@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 class Station(Protocol):
     """Takes work in and ends each piece through the committer. Every method may be called from any thread."""
 
-    #: Kinds of rows, and the model whose rows are claimed (None: of every model).
-    kinds: tuple[str, ...]
+    #: The model whose rows are claimed (None: of every model).
     model: str | None
     slots: int
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of rows that are claimed now."""
 
     def count_inside(self) -> int:
         """Pieces of work that were taken and have not ended."""

@@ -1,5 +1,7 @@
-"""The station of a CPU worker: it prepares pictures, renders documents, and reads and writes batches. Each piece runs
-on a thread; what opens users' pictures and documents, in the sandbox."""
+"""The station of a CPU worker: it prepares pictures, renders documents, reads and writes batches, and delivers. Each
+piece runs on a thread; what opens users' pictures and documents, in the sandbox. Deliveries have threads of their own:
+they mostly wait for receivers, and one that hangs must not keep a picture from being prepared.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
+#: Deliveries at once.
+DELIVERIES = 8
+_WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT)
+
 
 class Workshop:
     """Implements Station with `processes` pieces at once, and as many limited child processes."""
 
-    kinds: tuple[str, ...] = (work.PREPARE, work.RENDER, work.DELIVER, work.READ, work.EXPORT)
     model: str | None = None
 
     def __init__(self, ctx: Context, lease: Lease, committer: Committer, *, processes: int, scratch: Path) -> None:
@@ -48,29 +53,42 @@ class Workshop:
         self._sandbox = SandboxPool(processes, settings.sandbox_memory_mib, settings.sandbox_timeout_s)
         self._fetcher = Fetcher(settings)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="workshop")
+        self._couriers = ThreadPoolExecutor(DELIVERIES, thread_name_prefix="courier")
         self._changed = threading.Condition()
-        self._inside = 0
-        self._ended = 0
+        self._inside = self._delivering = self._ended = 0
         #: Rows that a thread works on; others wait for one.
         self._running: set[UUID] = set()
         self._quit = threading.Event()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those that there is room for."""
+        rooms = self._count_rooms()
+        return (*(_WORK if rooms[0] else ()), *((work.DELIVER,) if rooms[1] else ()))
 
     def count_inside(self) -> int:
         with self._changed:
             return self._inside
 
     def count_room(self) -> int:
-        """One piece more than there are processes, so that none waits for a claim."""
-        return 0 if self._quit.is_set() else max(0, self.slots + 1 - self.count_inside())
+        """So many of any of `kinds`."""
+        return 0 if self._quit.is_set() else min(filter(None, self._count_rooms()), default=0)
+
+    def _count_rooms(self) -> tuple[int, int]:
+        """For work: one piece more than there are processes, so that none waits for a claim; and for deliveries."""
+        with self._changed:
+            return max(0, self.slots + 1 - (self._inside - self._delivering)), DELIVERIES - self._delivering
 
     def take(self, pieces: Sequence[Work]) -> None:
         for piece in pieces:
+            delivers = piece.claim.kind == work.DELIVER
             with self._changed:
                 self._inside += 1
-            self._threads.submit(self._run, piece)
+                self._delivering += delivers
+            (self._couriers if delivers else self._threads).submit(self._run, piece)
 
     def find_stage(self, claim: Claim) -> str:
-        """Preparing, which rendering counts as, or waiting for a process."""
+        """Preparing, which rendering and delivering count as, or waiting for a process."""
         with self._changed:
             return "preparing" if claim.id in self._running else "waiting"
 
@@ -95,6 +113,7 @@ class Workshop:
         self._quit.set()
         self._sandbox.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._couriers.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, piece: Work) -> None:
         claim = piece.claim
@@ -116,6 +135,7 @@ class Workshop:
             with self._changed:
                 self._running.discard(claim.id)
                 self._inside -= 1
+                self._delivering -= claim.kind == work.DELIVER
                 self._ended += 1
                 self._changed.notify_all()
             self.on_room()
@@ -138,11 +158,17 @@ class Workshop:
 
     def _deliver(self, piece: Work) -> None:
         """Hand over, then say so: should this process end in between, it is handed over again."""
-        claim = piece.claim
-        if piece.delivery is not None:
-            outbox.deliver(self._ctx, piece.delivery)
-            self._insist(lambda: outbox.finish_delivery(self._ctx, claim.lease_id, claim))
-            self._lease.held.pop(claim)
+        claim, delivery = piece.claim, piece.delivery
+        if delivery is None:
+            return
+        try:
+            timings = outbox.deliver(self._ctx, delivery)
+        except outbox.Postponed:
+            self._insist(lambda: outbox.postpone(self._ctx, claim))
+        else:
+            endpoint_id = delivery.endpoint_id
+            self._insist(lambda: outbox.finish_delivery(self._ctx, claim.lease_id, claim, endpoint_id, timings))
+        self._lease.held.pop(claim)
 
     def _prepare(self, piece: Work) -> None:
         claim = piece.claim
@@ -191,5 +217,6 @@ class Workshop:
             retry = classify_error(error)
             if claim.kind == work.DELIVER and retry is not RetryClass.PERMANENT:
                 retry = RetryClass.DELIVERY
-            ending = Ending(claim.id, claim.attempt, error.as_dict(), retry)
+            timings = error.timings if isinstance(error, outbox.NotTaken) else None
+            ending = Ending(claim.id, claim.attempt, error.as_dict(), retry, timings)
             self._committer.put(Finished(claim, ending=ending))

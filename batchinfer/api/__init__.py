@@ -21,6 +21,7 @@ from batchinfer.api import (
     responses,
     uploads,
     usage,
+    webhooks,
 )
 from batchinfer.api.auth import authenticate_request
 from batchinfer.api.errors import register_errors
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
+    webhooks.routes,
 )  # fmt: skip
 
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, jsonify
 
 from batchinfer import __version__
-from batchinfer.api import batch_item_schemas, batch_schemas, chat_requests, file_schemas, upload_schemas
+from batchinfer.api import (
+    batch_item_schemas,
+    batch_schemas,
+    chat_requests,
+    file_schemas,
+    upload_schemas,
+    webhook_schemas,
+)
 from batchinfer.api.submission_schema import EXAMPLES, SCHEMAS
 
 if TYPE_CHECKING:
@@ -72,7 +79,7 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
     document: dict[str, Any] = app.api_doc
     document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS)
     document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS | upload_schemas.SCHEMAS)
-    document["components"]["schemas"].update(batch_item_schemas.SCHEMAS)
+    document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)

@@ -82,6 +82,18 @@ class BatchPath(Parameters):
     batch_id: str = Field(description="As it was created.", examples=["batch_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class EndpointPath(Parameters):
+    """The id of a webhook endpoint."""
+
+    endpoint_id: str = Field(description="As it was created.", examples=["we_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class DeliveryPath(EndpointPath):
+    """The id of a delivery to a webhook endpoint."""
+
+    delivery_id: str = Field(description="As it is listed.", examples=["whd_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -187,5 +199,5 @@ def refuse_query(error: ValidationError) -> NoReturn:
     refuse(name, f"is not valid. {fields[name].description or ''}".strip())
 
 
-_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, ModelPath)
+_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, EndpointPath, DeliveryPath, ModelPath)
 _QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery, UsageQuery, EventsQuery)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, request
+from flask import Response
 from flask_openapi.blueprint import APIBlueprint
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply
 from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.schemas import PauseBody, PauseList, QueueBody, QuotaBody, ReclassBody, WaitingBody
 from batchinfer.api.state import current
+from batchinfer.api.submission import read_body
 from batchinfer.domain import controls
-from batchinfer.domain.fields import decode_json
 from batchinfer.domain.jobs import JobClass
 from batchinfer.observe.clock import to_unix
 from batchinfer.services import quotas, scheduling
@@ -85,7 +84,7 @@ def get_queue() -> Response:
 )
 def pause_queue() -> Response:
     """Begin nothing more of a tenant, a model, both or all; what runs ends as it would. Twice is as once."""
-    scope = controls.parse_scope(_read_json())
+    scope = controls.parse_scope(read_body())
     left = scheduling.pause(current().context, caller(), tenant=scope.tenant, model=scope.model)
     return reply(PauseList(data=_show_pauses(left)))
 
@@ -95,7 +94,7 @@ def pause_queue() -> Response:
 )
 def resume_queue() -> Response:
     """End the pause of exactly this tenant, model, both or all; other pauses stay."""
-    scope = controls.parse_scope(_read_json())
+    scope = controls.parse_scope(read_body())
     left = scheduling.resume(current().context, caller(), tenant=scope.tenant, model=scope.model)
     return reply(PauseList(data=_show_pauses(left)))
 
@@ -105,7 +104,7 @@ def resume_queue() -> Response:
 )
 def reclass_jobs() -> Response:
     """Give jobs that have not ended another class."""
-    asked = controls.parse_reclass(_read_json())
+    asked = controls.parse_reclass(read_body())
     changed = scheduling.reclass(
         current().context,
         caller(),
@@ -123,17 +122,9 @@ def reclass_jobs() -> Response:
 )
 def set_limits() -> Response:
     """Give a tenant limits of its own. Only the operator's keys may."""
-    asked = controls.parse_limits(_read_json())
+    asked = controls.parse_limits(read_body())
     quota = quotas.set_quota(current().context, caller(), asked.tenant, max_jobs=asked.max_jobs, weight=asked.weight)
     return reply(_show_quota(quota))
-
-
-def _read_json() -> object:
-    """The body; none at all is an empty object."""
-    raw = request.get_data(cache=False)
-    if request.content_length is None and len(raw) >= current().limits.max_body_bytes:
-        raise RequestEntityTooLarge
-    return decode_json(raw) if raw else {}
 
 
 def _show_pauses(pauses: list[ShownPause]) -> list[PauseBody]:

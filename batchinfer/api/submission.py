@@ -62,6 +62,14 @@ def read_optional_json(route: str) -> tuple[object, Idempotency | None]:
     return read_json(route)
 
 
+def read_body() -> object:
+    """The decoded body; none at all is an empty object. Raises BadRequest."""
+    raw = request.get_data(cache=False)
+    if request.content_length is None and len(raw) >= current().limits.max_body_bytes:
+        raise RequestEntityTooLarge
+    return decode_json(raw) if raw else {}
+
+
 def _read_form() -> tuple[dict[str, str], list[Upload]]:
     refuse_no_boundary()
     refuse_unknown(request.files, {FILE})

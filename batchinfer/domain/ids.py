@@ -9,6 +9,7 @@ from uuid_utils import uuid7
 from batchinfer.errors import NotFound
 
 JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT, FILE = "job_", "doc_", "batch_", "key_", "wrk_", "evt_", "file-"
+ENDPOINT, DELIVERY = "we_", "whd_"
 #: A file that comes in parts, and one of them.
 UPLOAD, UPLOAD_PART = "upload_", "part_"
 SCHEDULE = "sched_"
@@ -18,8 +19,8 @@ BATCH_LINE, REQUEST = "batch_req_", "req_"
 COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
 _NOUNS = {
     JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
-    RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part",
-    BATCH_LINE: "line",
+    RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part", BATCH_LINE: "line",
+    ENDPOINT: "webhook endpoint", DELIVERY: "delivery",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.

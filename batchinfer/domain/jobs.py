@@ -106,7 +106,8 @@ class Attempt:
     finished_at: datetime
     error: dict[str, Any] | None
     timings: dict[str, float] | None
-    #: What was tried: infer, or (in a CPU worker, not paid for) prepare or render.
+    #: What was tried: infer, or (in a CPU worker, not paid for) prepare, render or deliver; of the last, `timings` has
+    #: the receiver's status beside the seconds.
     kind: str = "infer"
 
 

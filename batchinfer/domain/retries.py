@@ -58,8 +58,8 @@ class RetryRule:
 
 #: Uncounted tries that a missing part may cost a row before its error is final: half an hour and more.
 _INFRASTRUCTURE_TRIES = 50
-#: Tries of one delivery, spread over a day by its longest wait; its deadline may end it sooner.
-_DELIVERY_TRIES = 20
+#: Tries of one delivery: more than its waits let into a day, so that its deadline ends it.
+_DELIVERY_TRIES = 40
 _DELIVERY_FIRST_S, _DELIVERY_LONGEST_S = 5.0, 4 * 3600.0
 
 #: Rows of one claim while there are suspects, rows under which a worker was lost.

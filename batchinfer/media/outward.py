@@ -97,7 +97,7 @@ class Door:
     ) -> None:
         self._resolve = resolve or resolve_host
         self._connect = connect or open_socket
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
 
     @contextlib.contextmanager
     def open(
@@ -154,6 +154,7 @@ class Door:
     def _wrap(self, line: socket.socket, url: WebUrl, deadline: float) -> socket.socket:
         try:
             line.settimeout(_left_s(deadline))
+            self._tls = self._tls or ssl.create_default_context()
             return self._tls.wrap_socket(line, server_hostname=url.host)
         except TimeoutError:
             line.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from redis import Redis
@@ -14,6 +14,7 @@ from batchinfer.bus.control import Control
 from batchinfer.bus.tokens import TokenListener
 from batchinfer.errors import Forbidden
 from batchinfer.media.blobs import BlobStore
+from batchinfer.media.outward import Door
 from batchinfer.store.session import Database
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Context:
     control: Control
     tokens: TokenListener
     redis: Redis
+    #: The one way out to hosts that users name.
+    door: Door = field(default_factory=Door)
 
     def close(self) -> None:
         """Let go of all connections and threads. Safe to call twice."""

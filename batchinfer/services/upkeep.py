@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Failure
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import batch_controls, batches, checking, quotas, sweeping, work
+from batchinfer.services import batch_controls, batches, checking, quotas, sweeping, webhooks, work
 from batchinfer.store import endings, idempotency, partitions, ticks
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def tick(ctx: Context) -> Tick:
         _try(lambda: batch_controls.mend_pauses(ctx), "put paused rows right")
         _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
         removed = _try(lambda: sweeping.erase_blobs(ctx), "erase what was deleted")
+        _try(lambda: webhooks.keep_settings(ctx), "tell the webhook endpoints of the settings")
     if hourly:
         mismatches = _try(lambda: len(checking.check_counters(ctx)), "check the counters")
         _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")

@@ -16,7 +16,7 @@ from batchinfer.services.announcing import announce_requeued
 from batchinfer.services.files import record_made
 from batchinfer.services.losses import make_loss_rule
 from batchinfer.services.rendering import PagePicture, finish_render, save_pages
-from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns
+from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns, webhooks
 from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, Claim, Ending, Outcome
 from batchinfer.store.minutes import Tally
 from batchinfer.store.turns import Turns
@@ -204,6 +204,8 @@ def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], er
         completed = endings.complete(tx, lease_id=lease_id, outcomes=outcomes, tally=tally)
         retried = _retry(ctx, tx, lease_id, errors, tally)
         waiting = frozenset(row.id for row in retried)
+        if deliveries := [row.id for row in retried if row.kind == DELIVER]:
+            webhooks.hold_rows(tx, deliveries)
         final = [error for error in errors if error.id not in waiting]
         failed = endings.fail(tx, lease_id=lease_id, endings=final, tally=tally)
         unknown = [(i, pairs[i]) for i in pairs.keys() - completed - waiting - failed]

@@ -16,6 +16,7 @@ from batchinfer.domain.jobs import JobClass
 from batchinfer.store.claims import EXPORT, READ
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.tables import SCHEMA_VERSION
+from batchinfer.store.telling import tell_of_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,6 +136,7 @@ _BEGIN = text("""
 """)
 _REFUSE = text("""
     UPDATE batches SET status = 'failed', failed_at = now(), errors = :errors WHERE id = :id AND status = 'validating'
+    RETURNING tenant_id
 """)
 _ADVANCE = text("UPDATE batches SET lines_read = :lines_read WHERE id = :id AND lines_read < :lines_read")
 _CANCEL = text("""
@@ -142,6 +144,7 @@ _CANCEL = text("""
         status = CASE status WHEN 'validating' THEN 'cancelled' ELSE 'cancelling' END,
         cancelled_at = CASE status WHEN 'validating' THEN now() END
     WHERE id = :id AND status IN ('validating', 'in_progress', 'finalizing')
+    RETURNING tenant_id, status
 """)
 _END = text("""
     UPDATE batches SET status = :status, output_file_id = :output_file_id, error_file_id = :error_file_id,
@@ -152,6 +155,7 @@ _END = text("""
         expired_at = CASE :status WHEN 'expired' THEN now() END,
         cancelled_at = CASE :status WHEN 'cancelled' THEN now() END
     WHERE id = :id
+    RETURNING tenant_id
 """)
 
 
@@ -162,7 +166,8 @@ def begin_batch(tx: Transaction, batch_id: UUID, *, total: int, model: str | Non
 
 def refuse_batch(tx: Transaction, batch_id: UUID, errors: list[dict[str, Any]]) -> None:
     """The input file is bad. The caller holds the batch."""
-    tx.execute(_REFUSE, {"id": batch_id, "errors": as_jsonb(errors)})
+    for row in tx.execute(_REFUSE, {"id": batch_id, "errors": as_jsonb(errors)}).all():
+        tell_of_batch(tx, row.tenant_id, batch_id, BatchState.FAILED)
 
 
 def advance_batch(tx: Transaction, batch_id: UUID, lines_read: int) -> None:
@@ -172,7 +177,9 @@ def advance_batch(tx: Transaction, batch_id: UUID, lines_read: int) -> None:
 
 def cancel_batch(tx: Transaction, batch_id: UUID) -> None:
     """Begin to cancel; one whose file was never read is cancelled at once. The caller holds the batch."""
-    tx.execute(_CANCEL, {"id": batch_id})
+    for row in tx.execute(_CANCEL, {"id": batch_id}).all():
+        if row.status == BatchState.CANCELLED:
+            tell_of_batch(tx, row.tenant_id, batch_id, BatchState.CANCELLED)
 
 
 def end_batch(
@@ -187,7 +194,8 @@ def end_batch(
     """The files are written, the batch has ended; `merged` of their lines are those of batches before it. The caller
     holds it."""
     values = {"id": batch_id, "status": status.value, "output_file_id": output_file_id, "error_file_id": error_file_id}
-    tx.execute(_END, values | {"ended": as_jsonb({"merged": merged})})
+    for row in tx.execute(_END, values | {"ended": as_jsonb({"merged": merged})}).all():
+        tell_of_batch(tx, row.tenant_id, batch_id, status)
 
 
 _ORDER = text("SELECT id FROM batches WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE")
@@ -242,6 +250,7 @@ _OVERDUE = text("""
 """)
 _EXPIRE = text("""
     UPDATE batches SET status = 'expired', expired_at = now() WHERE id = :id AND status = 'validating'
+    RETURNING tenant_id
 """)
 _CANCELLING = text("SELECT id, tenant_id FROM batches WHERE status = 'cancelling' ORDER BY id LIMIT :limit")
 _LEFT = text(f"""
@@ -271,7 +280,8 @@ def list_overdue(tx: Transaction, *, limit: int = 100) -> list[tuple[UUID, UUID]
 
 def expire_unread(tx: Transaction, batch_id: UUID) -> None:
     """End a batch whose time was over before its file was read; its queue row has to be gone before."""
-    tx.execute(_EXPIRE, {"id": batch_id})
+    for row in tx.execute(_EXPIRE, {"id": batch_id}).all():
+        tell_of_batch(tx, row.tenant_id, batch_id, BatchState.EXPIRED)
 
 
 def list_cancelling(tx: Transaction, *, limit: int = 100) -> list[tuple[UUID, UUID]]:

@@ -95,6 +95,10 @@ class Ended:
     #: Of a job: whose usage it is.
     key_id: UUID | None = None
     schedule_id: UUID | None = None
+    #: Whether it was a page of a document.
+    is_page: bool = False
+    #: Whether it was a job that anybody may want to hear of.
+    heard: bool = False
 
 
 @dataclass(frozen=True)

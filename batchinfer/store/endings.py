@@ -18,6 +18,7 @@ from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
 from batchinfer.store.minutes import Tally, counting
 from batchinfer.store.returns import IS_SUSPECT
+from batchinfer.store.telling import tell_of_batch, tell_of_jobs, tell_of_reused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                 attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
                 started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
             FROM gone q WHERE j.id = q.subject_id AND q.kind IN ('infer', 'prepare') AND j.final_state IS NULL
-            RETURNING j.id, j.batch_id, j.reuse_key, j.key_id, j.schedule_id
+            RETURNING j.id, j.batch_id, j.document_id, j.reuse_key, j.key_id, j.schedule_id
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
@@ -64,7 +65,8 @@ def _ending(held: str, *, more: str = "") -> TextClause:
             FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
         ){more}
         SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id,
-               e.key_id, e.schedule_id
+               e.key_id, e.schedule_id, e.document_id IS NOT NULL AS is_page, e.id IS NOT NULL AND EXISTS (
+                   SELECT 1 FROM webhook_endpoints w WHERE w.tenant_id = q.tenant_id) AS heard
         FROM gone q LEFT JOIN ended e ON e.id = q.subject_id
         """  # noqa: S608 - made of constants
     )
@@ -75,7 +77,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
 _BESIDE = """,
         sent AS (
             UPDATE outbox o SET final_state = :final, error = q.error, finished_at = now(),
-                attempts = q.attempt - q.crashes - q.released
+                attempts = o.attempts + q.attempt - q.crashes - q.released
             FROM gone q WHERE o.id = q.subject_id AND q.kind = 'deliver'),
         broken AS (
             UPDATE batches b SET errors = jsonb_build_array(jsonb_build_object('code', q.error ->> 'code',
@@ -141,7 +143,7 @@ _FAIL = _ending(
 _FINISH = _ending(
     f"""
     held AS (
-        SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
+        SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(:timings AS jsonb) AS timings
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
         WHERE q.id = :id AND q.kind = :kind AND q.kind IN ('render', 'deliver', 'read', 'export') AND {_FENCE}
         FOR UPDATE OF q)""",  # noqa: S608
@@ -189,6 +191,7 @@ def complete(
         return frozenset()
     by_id = {outcome.id: outcome for outcome in outcomes}
     ended = _run(tx, _COMPLETE, JobState.SUCCEEDED, {"lease_id": lease_id, **_columns(list(by_id.values()))})
+    tell_of_jobs(tx, ended, {row.id: by_id[row.id].finish_reason for row in ended})
     with counting(tx, tally) as counted:
         for row in ended:
             usage = by_id[row.id].usage
@@ -225,6 +228,7 @@ def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> boo
     that answer has gone meanwhile."""
     values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "source": source}
     ended = _run(tx, _REUSE, JobState.SUCCEEDED, values | {"usage": as_jsonb(UNUSED)})
+    tell_of_reused(tx, [row.id for row in ended])
     with counting(tx) as counted:
         for row in ended:
             counted.count(row.tenant_id, row.model, succeeded=1, reused=1)
@@ -249,16 +253,20 @@ def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: T
             "timings": [as_jsonb(ending.timings) for ending in endings],
         },
     )
+    _tell(tx, ended)
     _count(tx, ended, "failed", tally)
     return frozenset(row.id for row in ended)
 
 
-def finish(tx: Transaction, *, lease_id: UUID, claim: Claim) -> bool:
+def finish(tx: Transaction, *, lease_id: UUID, claim: Claim, timings: dict[str, float] | None = None) -> bool:
     """End the rendering of a document whose pages are all made, a delivery, or the work on a batch.
 
     False when the fence refused.
     """
-    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "kind": claim.kind}
+    values = {
+        "lease_id": lease_id, "id": claim.id, "number": claim.attempt, "kind": claim.kind,
+        "timings": as_jsonb(timings),
+    }  # fmt: skip
     return bool(_run(tx, _FINISH, JobState.SUCCEEDED, values))
 
 
@@ -275,6 +283,7 @@ def cancel(
     values = {"tenant_id": tenant_id, "ids": list(ids), "kinds": list(kinds), "error": as_jsonb(error)}
     ended = _run(tx, _CANCEL, JobState.CANCELLED, values)
     _note(tx, ended, actor)
+    _tell(tx, ended)
     _count(tx, ended, "cancelled")
     return ended
 
@@ -283,6 +292,7 @@ def expire(tx: Transaction, *, error: dict[str, Any], limit: int = 1000) -> list
     """End what has passed its time, at most `limit` rows; call again while as many come back."""
     ended = _run(tx, _EXPIRE, JobState.EXPIRED, {"error": as_jsonb(error), "limit": limit})
     _note(tx, ended, "upkeep")
+    _tell(tx, ended)
     _count(tx, ended, "expired")
     return ended
 
@@ -308,6 +318,7 @@ def quarantine(
     }
     ended = _run(tx, _QUARANTINE, JobState.QUARANTINED, values, outcome="lost")
     _note(tx, ended, "reaper")
+    _tell(tx, ended)
     for row in ended:
         if row.kind not in UNCOUNTED:
             tally.count(row.tenant_id, row.model, lost=1, quarantined=int(row.kind in _OF_JOBS))
@@ -349,6 +360,17 @@ def _run(
     ended = [Ended(state=final, **row._mapping) for row in rows]
     tell_jobs(tx, [(row.tenant_id, final.value, row.subject_id) for row in ended if row.kind in _OF_JOBS])
     return ended
+
+
+_BROKEN = text("SELECT id, tenant_id FROM batches WHERE id = ANY (CAST(:ids AS uuid[])) AND status = 'failed'")
+
+
+def _tell(tx: Transaction, ended: Sequence[Ended]) -> None:
+    """Jobs that ended, and batches that broke with the work on them."""
+    tell_of_jobs(tx, ended)
+    broken = [row.subject_id for row in ended if row.kind in (READ, EXPORT) and row.state is not JobState.CANCELLED]
+    for row in tx.execute(_BROKEN, {"ids": broken}).all() if broken else []:
+        tell_of_batch(tx, row.tenant_id, row.id, "failed")
 
 
 def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally | None = None) -> None:

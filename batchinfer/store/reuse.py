@@ -14,6 +14,7 @@ from sqlalchemy import text
 from batchinfer.store.changes import tell_jobs
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.endings import NOT_DELETED, UNUSED
+from batchinfer.store.telling import tell_of_reused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +68,7 @@ def end_with(tx: Transaction, tenant_id: UUID, sources: Mapping[UUID, UUID]) -> 
     rows = tx.execute(_END, values | {"nobody": NOBODY, "usage": as_jsonb(UNUSED)})
     ended = frozenset(rows.scalars())
     tell_jobs(tx, [(tenant_id, "succeeded", job_id) for job_id in sources if job_id in ended])
+    tell_of_reused(tx, sorted(ended))
     return ended
 
 

@@ -301,12 +301,38 @@ outbox = Table(
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False), Column("subject_id", Uuid, nullable=False),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'")),
+    #: Of a webhook: where to. The endpoint may have been deleted since.
+    Column("endpoint_id", Uuid),
     #: NULL while its queue row lives.
     Column("final_state", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", JSONB),
     _time("created_at", nullable=False, now=True), _time("finished_at"),
     Index("ix_outbox_subject", "subject_id", "id"),
+    Index("ix_outbox_endpoint", "endpoint_id", "id", postgresql_where=text("endpoint_id IS NOT NULL")),
+    Index("ix_outbox_waiting", "endpoint_id",
+          postgresql_where=text("endpoint_id IS NOT NULL AND final_state IS NULL")),
+)  # fmt: skip
+
+#: Who hears of events. Secrets lie here as they are: each delivery is signed with them.
+webhook_endpoints = Table(
+    "webhook_endpoints", metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False), _version(),
+    Column("name", Text, nullable=False), Column("url", Text, nullable=False),
+    Column("event_types", ARRAY(Text), nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("old_secret", Text), _time("old_secret_until"),
+    #: How long a delivery is tried: the setting delivery_hours, which upkeep keeps here.
+    Column("give_up_s", Integer, nullable=False),
+    #: Failed tries since one was taken, and the first of them.
+    Column("failures", Integer, nullable=False, server_default="0"), _time("failing_since"),
+    Column("last_error", JSONB),
+    #: Nothing is sent before; a hundred years away while it is disabled.
+    _time("held_until"),
+    _time("disabled_at"), Column("disabled_reason", Text),
+    _time("created_at", nullable=False, now=True), _time("updated_at", nullable=False, now=True),
+    Index("ix_webhook_endpoints_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
 #: What users upload and what batches write. The bytes are a blob; a deleted file keeps its row and loses its blob.

@@ -30,6 +30,8 @@ PREFIXES = {
     "response": "resp_",
     "file": "file-",
     "batch": "batch_",
+    "endpoint": "we_",
+    "delivery": "whd_",
     "upload": "upload_",
 }
 
@@ -113,6 +115,8 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/queue", "GET /v1/responses/ID",
                 "GET /v1/files", "GET /v1/files/ID", "GET /v1/files/ID/content", "GET /v1/batches",
                 "GET /v1/batches/ID", "GET /v1/batches/ID/items", "GET /v1/batches/ID/errors",
+                "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/ID",
+                "GET /v1/webhook_endpoints/ID/deliveries", "GET /v1/webhook_event_types",
             },
         ),
         (
@@ -145,6 +149,7 @@ def test_a_scope_opens_its_routes_and_no_others(
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
         },
+        "/v1/webhook_endpoints": {"name": "n", "url": "https://example.com", "event_types": ["batch.completed"]},
     }
     bodies[f"/v1/batches/batch_{ID}/reclass"] = {"class": "batch"}
     for method, path in operations(app):

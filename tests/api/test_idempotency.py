@@ -103,6 +103,10 @@ def test_many_at_once_make_one_job(
 AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limits"}
 
 
+#: POSTs about a webhook endpoint: a change and `enable` are as once, the others are meant anew each time.
+AS_ONCE |= {"{endpoint_id}", "enable", "rotate_secret", "test", "redeliver"}
+
+
 def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:
     """Walks the document: a POST either takes a key, in words and in deed, or is as once when it comes twice."""
     posts = {

@@ -34,6 +34,15 @@ def make_batch(client: FlaskClient) -> dict[str, str]:
     return {"file_id": file_id, "upload_id": upload_id, "batch_id": client.post("/v1/batches", json=body).json["id"]}
 
 
+def make_delivery(client: FlaskClient, ask: Callable[..., dict[str, Any]]) -> dict[str, str]:
+    """The ids of a webhook endpoint and of a delivery to it."""
+    body = {"name": "mine", "url": "https://example.com/hook", "event_types": ["job.cancelled"]}
+    endpoint_id = client.post("/v1/webhook_endpoints", json=body).json["id"]
+    client.post(f"/v1/jobs/{client.post('/v1/jobs', json=ask()).json['id']}/cancel")
+    (delivery,) = client.get(f"/v1/webhook_endpoints/{endpoint_id}/deliveries").json["data"]
+    return {"endpoint_id": endpoint_id, "delivery_id": delivery["id"]}
+
+
 def test_ids_of_another_tenant_are_not_there(
     app: OpenAPI, client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
 ) -> None:
@@ -43,16 +52,19 @@ def test_ids_of_another_tenant_are_not_there(
     ).json
     ids = {"job_id": job["id"], "document_id": document["id"], "response_id": job["id"].replace("job_", "resp_")}
     ids |= make_batch(client)
+    ids |= make_delivery(client, ask)
     seen = 0
     for path, methods in make_document(app)["paths"].items():
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
         if not names or set(names) <= SHARED:
             continue
-        assert len(names) == 1, "this test must learn of a new kind of path"
-        name, thing = names[0], ids[names[0]]
+        theirs_at = nobodys_at = path
+        for name in names:
+            theirs_at = theirs_at.replace(f"{{{name}}}", ids[name])
+            nobodys_at = nobodys_at.replace(f"{{{name}}}", ids[name][:-32] + NOBODYS)
         for method in methods:
-            theirs = stranger.open(path.replace(f"{{{name}}}", thing), method=method)
-            nobodys = stranger.open(path.replace(f"{{{name}}}", thing[:-32] + NOBODYS), method=method)
+            theirs = stranger.open(theirs_at, method=method)
+            nobodys = stranger.open(nobodys_at, method=method)
             assert theirs.status_code == 404, f"{method} {path}"
             assert same(theirs, nobodys), f"{method} {path}"
             seen += 1

@@ -66,6 +66,8 @@ def service(servers: Any, template: str, tmp_path_factory: pytest.TempPathFactor
             "secret_key": secrets.token_urlsafe(32),
             "poll_s": 0.2,
             "drain_s": 1.0,
+            "webhook_http": True,
+            "webhook_networks": "127.0.0.0/8",
         }
         context = open_context(load_settings(**changes))
         stack.callback(context.close)
