@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     ageing_s: float = Field(60.0, ge=0, description="Wait after which a job of a later class has a share of its own.")
     aged_share: float = Field(0.125, ge=0, le=1, description="That share of what is claimed; 0 lets classes starve.")
     quota_jobs: int = Field(1_000_000, ge=1, description="Most jobs of a tenant that may wait and run at once.")
+    key_requests_per_minute: int = Field(
+        0, ge=0, le=1_000_000, description="Requests that a key may send in a minute unless it has its own; 0: any."
+    )
     backlog_jobs: int = Field(5_000_000, ge=1, description="Most jobs of all tenants that may wait and run at once.")
 
     max_attempts: int = Field(3, ge=1, le=100, description="Tries that a job gets when an error may pass.")

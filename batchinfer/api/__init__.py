@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.api import (
+    audit,
     batch_items,
     batches,
     chat,
@@ -15,10 +16,12 @@ from batchinfer.api import (
     health,
     job_reads,
     jobs,
+    keys,
     models,
     openapi,
     queue,
     responses,
+    tenants,
     uploads,
     usage,
     webhooks,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
-    webhooks.routes,
+    webhooks.routes, keys.routes, tenants.routes, audit.routes,
 )  # fmt: skip
 
 

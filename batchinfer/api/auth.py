@@ -9,7 +9,7 @@ from flask import g, request
 
 from batchinfer.api.state import current
 from batchinfer.errors import Unauthenticated, Unavailable
-from batchinfer.services import keys
+from batchinfer.services import keys, rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ _SENTENCE = (
 
 
 def authenticate_request() -> None:
-    """Find out who calls, before anything of the request is read. Raises Unauthenticated."""
+    """Find out who calls, before anything of the request is read. Raises Unauthenticated, Busy (the key's rate)."""
     match = _BEARER.fullmatch(request.headers.get("Authorization", ""))
     if match is None:
         raise Unauthenticated(_SENTENCE)
@@ -32,6 +32,9 @@ def authenticate_request() -> None:
         g.caller = keys.authenticate(current().context, match.group(1))
     except Unauthenticated:
         raise Unauthenticated(_SENTENCE) from None
+    g.rate = rates.count_request(current().context, g.caller)
+    if g.rate is not None and not g.rate.allowed:
+        raise rates.refuse_rate(g.rate)
 
 
 def find_validity() -> Callable[[], bool]:

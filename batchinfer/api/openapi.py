@@ -12,6 +12,7 @@ from batchinfer.api import (
     batch_schemas,
     chat_requests,
     file_schemas,
+    key_schemas,
     upload_schemas,
     webhook_schemas,
 )
@@ -62,7 +63,7 @@ _IDEMPOTENCY_KEY: dict[str, Any] = {
 
 def refusals(*statuses: int) -> dict[str | int, Any]:
     """The errors of a route: those that every route has, and `statuses`."""
-    return {status: _error(_MEANINGS[status]) for status in sorted({400, 401, 403, 404, 500, 503, *statuses})}
+    return {status: _error(_MEANINGS[status]) for status in sorted({400, 401, 403, 404, 429, 500, 503, *statuses})}
 
 
 def register_document(app: OpenAPI) -> None:
@@ -79,7 +80,7 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
     document: dict[str, Any] = app.api_doc
     document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS)
     document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS | upload_schemas.SCHEMAS)
-    document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS)
+    document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS | key_schemas.SCHEMAS)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)

@@ -94,6 +94,12 @@ class DeliveryPath(EndpointPath):
     delivery_id: str = Field(description="As it is listed.", examples=["whd_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class KeyPath(Parameters):
+    """The id of an API key."""
+
+    key_id: str = Field(description="As it was created.", examples=["key_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -117,6 +123,18 @@ class PageQuery(Parameters):
 
     limit: Limit = 20
     after: After = None
+
+
+class KeysQuery(PageQuery):
+    """Which keys, newest first."""
+
+    tenant: Word | None = Field(None, description="Keys of this tenant: its name. Only the operator's keys.")
+
+
+class AuditQuery(PageQuery):
+    """Which acts, newest first."""
+
+    action: Word | None = Field(None, description="Acts of this kind, key.create for example.")
 
 
 class JobsQuery(PageQuery):
@@ -191,7 +209,7 @@ def refuse_query(error: ValidationError) -> NoReturn:
     name = str(first["loc"][0])
     known = {
         model.__name__: {field.alias or name: field for name, field in model.model_fields.items()}
-        for model in (*_PATHS, *_QUERIES)
+        for model in _list_kinds(Parameters)
     }
     fields = known.get(error.title, {})
     if first["type"] == "extra_forbidden":
@@ -199,5 +217,6 @@ def refuse_query(error: ValidationError) -> NoReturn:
     refuse(name, f"is not valid. {fields[name].description or ''}".strip())
 
 
-_PATHS = (JobPath, DocumentPath, ResponsePath, FilePath, UploadPath, BatchPath, EndpointPath, DeliveryPath, ModelPath)
-_QUERIES = (WaitQuery, PageQuery, JobsQuery, ItemsQuery, FilesQuery, LinesQuery, UsageQuery, EventsQuery)
+def _list_kinds(parent: type[Parameters]) -> list[type[Parameters]]:
+    """Every path and query there is."""
+    return [kind for child in parent.__subclasses__() for kind in (child, *_list_kinds(child))]

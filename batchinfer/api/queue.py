@@ -39,12 +39,13 @@ _NAME = _or_null({"type": "string", "maxLength": 256})
 _CLASS: dict[str, Any] = {"type": "string", "enum": [str(job_class) for job_class in JobClass]}
 
 
-def _body(properties: dict[str, Any], needed: list[str]) -> dict[str, Any]:
+def _body(properties: dict[str, Any], needed: list[str], example: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
-    return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
+    content = {"schema": schema, "examples": {"one": {"value": example}}}
+    return {"required": bool(needed), "content": {"application/json": content}}
 
 
-_SCOPE = _body({"tenant": _NAME, "model": _NAME}, [])
+_SCOPE = _body({"tenant": _NAME, "model": _NAME}, [], {"model": "docreader"})
 _RECLASS = _body(
     {
         "tenant": _NAME,
@@ -54,6 +55,7 @@ _RECLASS = _body(
         "ids": _or_null({"type": "array", "items": {"type": "string"}, "maxItems": 10_000}),
     },
     ["class"],
+    {"class": "batch", "from_class": "normal", "model": "docreader"},
 )
 _LIMITS = _body(
     {
@@ -62,6 +64,7 @@ _LIMITS = _body(
         "weight": _or_null({"type": "integer", "minimum": 1, "maximum": 1000}),
     },
     [],
+    {"max_jobs": 100_000, "weight": 2},
 )
 
 

@@ -52,6 +52,10 @@ def _end(response: Response) -> Response:
     if response.status_code >= HTTPStatus.BAD_REQUEST:
         _drain()
     response.headers["x-request-id"] = g.request_id
+    if rate := g.get("rate"):  # under OpenAI's names
+        response.headers["x-ratelimit-limit-requests"] = str(rate.limit)
+        response.headers["x-ratelimit-remaining-requests"] = str(rate.remaining)
+        response.headers["x-ratelimit-reset-requests"] = f"{rate.reset_s:.0f}s"
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
     write = log.debug if request.path in _QUIET else log.info

@@ -13,7 +13,7 @@ from batchinfer.cli.batches import batches
 from batchinfer.cli.files import files
 from batchinfer.cli.installation import demo, migrate, settings, up
 from batchinfer.cli.jobs import jobs
-from batchinfer.cli.keys import keys
+from batchinfer.cli.keys import audit, keys
 from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.queue import queue
@@ -28,7 +28,7 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, models, queue, submit, jobs, batches, files, usage):
+for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage):
     cli.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""`batchinfer keys`: API keys, made and ended next to the database."""
+"""`batchinfer keys` and `batchinfer audit`: API keys, made and ended next to the database, and who did what."""
 
 from __future__ import annotations
 
@@ -24,28 +24,47 @@ def keys() -> None:
 @click.option("--name", default="cli", show_default=True, help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, help="What it may do; several times for more; all if left out.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires.")
-def create_key(home: Path | None, name: str, scopes: tuple[str, ...], days: float | None) -> None:
+@click.option("--per-minute", type=click.IntRange(1), help="Requests that it may send in a minute.")
+@click.option("--tenant", help="Whose key it is, by name; the first tenant's if left out. A new name makes a tenant.")
+def create_key(
+    home: Path | None,
+    name: str,
+    scopes: tuple[str, ...],
+    days: float | None,
+    per_minute: int | None,
+    tenant: str | None,
+) -> None:
     """Make a key and show it, this once."""
     from batchinfer.services import keys as service
+    from batchinfer.services import tenants
     from batchinfer.services.context import SCOPES
 
     with context(home) as ctx:
-        service.ensure_default_tenant(ctx)
-        expires_in_s = None if days is None else days * 86400
-        key, token = service.create_key(ctx, name, scopes or SCOPES, expires_in_s=expires_in_s)
+        owner = service.ensure_default_tenant(ctx)
+        if tenant is not None:
+            owner = tenants.ensure_tenant(ctx, operator(), tenant)
+        key, token = service.create_key(
+            ctx,
+            name,
+            scopes or SCOPES,
+            tenant_id=owner,
+            expires_in_s=None if days is None else days * 86400,
+            requests_per_minute=per_minute,
+        )
     out.print(token)
     err.print(f"May: {words(key.scopes)}. Only its hash is stored: it cannot be shown again.")
 
 
 @keys.command("list")
 @HOME
-def list_keys(home: Path | None) -> None:
-    """The keys there are, without their secrets."""
-    from batchinfer.domain.ids import DEFAULT_TENANT, KEY, show_id
-    from batchinfer.store import keys as store
+@click.option("--tenant", help="Whose keys, by name; the first tenant's if left out.")
+def list_keys(home: Path | None, tenant: str | None) -> None:
+    """The keys there are, without their secrets, newest first; at most 1,000."""
+    from batchinfer.domain.ids import KEY, show_id
+    from batchinfer.services import keys as service
 
-    with context(home) as ctx, ctx.db.transaction() as tx:
-        for key in store.list_keys(tx, DEFAULT_TENANT):
+    with context(home) as ctx:
+        for key in service.list_keys(ctx, operator(), tenant=tenant, limit=1000).data:
             state = "valid" if key.valid else "ended"
             out.print(escape(f"{show_id(KEY, key.id)}  {state}  bi_{key.prefix}_…  {key.name}  {words(key.scopes)}"))
 
@@ -55,8 +74,22 @@ def list_keys(home: Path | None) -> None:
 @click.argument("key_id")
 def revoke_key(home: Path | None, key_id: str) -> None:
     """End a key at once; its id is in `keys list`."""
+    from batchinfer.domain.ids import KEY, parse_id
     from batchinfer.services import keys as service
 
     with context(home) as ctx:
-        ended = service.revoke_key(ctx, operator(), key_id)
+        _, ended = service.revoke_key(ctx, operator(), parse_id(KEY, key_id))
     say("Revoked." if ended else "It had ended before.")
+
+
+@click.command("audit")
+@HOME
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+def audit(home: Path | None, limit: int) -> None:
+    """What administrators did, newest first."""
+    from batchinfer.services import audit as service
+
+    with context(home) as ctx:
+        for stored in service.list_acts(ctx, operator(), limit=limit).data:
+            act, when = stored.act, stored.created_at.isoformat(timespec="seconds")
+            out.print(escape(f"{when}  {act.action:<14} {act.subject}  {stored.tenant}  by {act.actor}  {act.data}"))

@@ -13,6 +13,7 @@ ENDPOINT, DELIVERY = "we_", "whd_"
 #: A file that comes in parts, and one of them.
 UPLOAD, UPLOAD_PART = "upload_", "part_"
 SCHEDULE = "sched_"
+TENANT, ACT = "tenant_", "act_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
 #: A job under OpenAI's names: the digits are the job's.
@@ -20,7 +21,7 @@ COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
 _NOUNS = {
     JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
     RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part", BATCH_LINE: "line",
-    ENDPOINT: "webhook endpoint", DELIVERY: "delivery",
+    ENDPOINT: "webhook endpoint", DELIVERY: "delivery", TENANT: "tenant", ACT: "act",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.

@@ -11,7 +11,9 @@ from batchinfer.bus.announce import Announcer
 from batchinfer.bus.app import make_celery, open_redis
 from batchinfer.bus.bell import DoneBell
 from batchinfer.bus.control import Control
+from batchinfer.bus.rates import RateMeter
 from batchinfer.bus.tokens import TokenListener
+from batchinfer.domain.keys import SCOPES
 from batchinfer.errors import Forbidden
 from batchinfer.media.blobs import BlobStore
 from batchinfer.media.outward import Door
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
 
     from batchinfer.settings import Settings
 
-#: What a key may do, each word a scope.
-SCOPES = ("submit", "read", "cancel", "fetch", "launch", "admin")
-
+__all__ = ["SCOPES", "Caller", "Context", "Idempotency", "Page", "open_context"]
 Thing = TypeVar("Thing")
 
 
@@ -39,6 +39,7 @@ class Context:
     bell: DoneBell
     control: Control
     tokens: TokenListener
+    rates: RateMeter
     redis: Redis
     #: The one way out to hosts that users name.
     door: Door = field(default_factory=Door)
@@ -60,6 +61,8 @@ class Caller:
     key_id: UUID
     name: str
     scopes: frozenset[str]
+    #: The key's own rate; None takes the setting.
+    requests_per_minute: int | None = None
 
     @property
     def actor(self) -> str:
@@ -114,5 +117,6 @@ def open_context(settings: Settings, *, name: str = "batchinfer", pool_size: int
         bell=DoneBell(redis),
         control=Control(celery, redis),
         tokens=TokenListener(redis),
+        rates=RateMeter(redis),
         redis=redis,
     )

@@ -12,6 +12,7 @@ from batchinfer.domain.retries import ALONE_FROM
 from batchinfer.domain.timelines import Timeline, build_timeline
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import documents, models
+from batchinfer.services.audit import note
 from batchinfer.services.context import Page
 from batchinfer.services.files import find_document_type, find_type, list_there, pin_files, store_uploads
 from batchinfer.services.quotas import admit
@@ -208,6 +209,7 @@ def release_job(ctx: Context, caller: Caller, job_id: UUID) -> Job:
         job = require_job(store.find_job(tx, caller.tenant_id, job_id))
         if released:
             record(tx, [Event(caller.tenant_id, "job", job_id, "released", caller.actor)])
+            note(tx, caller, "job.release", show_id(JOB, job_id))
             backlog.count_jobs(tx, {caller.tenant_id: 1})
     if not released:
         raise Conflict(

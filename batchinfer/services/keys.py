@@ -6,36 +6,31 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchinfer.domain.ids import DEFAULT_TENANT, KEY, new_id, parse_id, show_id
-from batchinfer.errors import BadRequest, Unauthenticated
-from batchinfer.services.context import SCOPES, Caller
+from batchinfer.domain.ids import DEFAULT_TENANT, KEY, new_id, show_id
+from batchinfer.domain.keys import SCOPES, KeyRequest
+from batchinfer.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from batchinfer.observe.clock import to_unix
+from batchinfer.services.audit import NO_KEY, note
+from batchinfer.services.context import Caller, Page
+from batchinfer.services.quotas import find_tenant
+from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import keys as store
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from uuid import UUID
 
-    from batchinfer.services.context import Context
+    from batchinfer.services.context import Context, Idempotency
+    from batchinfer.store.keys import StoredKey
+    from batchinfer.store.session import Transaction
 
 #: `bi_`, 8 characters that people tell keys apart by, `_`, 43 characters of 256 random bits.
 _TOKEN = re.compile(r"bi_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 #: A key's last use is noted at most this often.
 _NOTE_EVERY_S = 60.0
 _NOBODY = hashlib.sha256(b"nobody").digest()
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key without its secret. `prefix` are the 8 characters by which people tell keys apart."""
-
-    id: UUID
-    tenant_id: UUID
-    name: str
-    prefix: str
-    scopes: frozenset[str]
 
 
 def ensure_default_tenant(ctx: Context) -> UUID:
@@ -52,25 +47,105 @@ def create_key(
     *,
     tenant_id: UUID = DEFAULT_TENANT,
     expires_in_s: float | None = None,
-) -> tuple[Key, str]:
-    """A new key and its token `bi_<prefix>_<secret>`, which nobody can show again. Raises BadRequest (a scope)."""
+    requests_per_minute: int | None = None,
+    actor: str = "the command line",
+) -> tuple[StoredKey, str]:
+    """A key that the installation itself makes, and its token, which nobody can show again.
+
+    Raises BadRequest (a scope).
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise BadRequest(
             f"A key needs scopes out of {', '.join(SCOPES)}; got {', '.join(unknown) or 'none'}.",
             param="scopes",
         )
+    wanted = KeyRequest(name, frozenset(scopes), requests_per_minute=requests_per_minute)
+    with ctx.db.transaction() as tx:
+        maker = Caller(tenant_id, NO_KEY, actor, frozenset(SCOPES))
+        return _insert(tx, maker, new_id(), tenant_id, wanted, expires_in_s)
+
+
+def issue_key(
+    ctx: Context, caller: Caller, request: KeyRequest, idempotency: Idempotency | None = None
+) -> tuple[StoredKey, str | None]:
+    """A key for the caller's tenant, or by an operator for another's. Answers it and its token, once: a replay of an
+    earlier request has none.
+
+    Raises Forbidden (also code scope_not_held), NotFound (code tenant_not_found), KeyReused.
+    """
+    caller.require("admin")
+    if beyond := sorted(request.scopes - caller.scopes):
+        raise Forbidden(
+            f"This key lacks {', '.join(beyond)} and cannot hand on what it does not have. Use a key that has it.",
+            code="scope_not_held",
+            param="scopes",
+        )
+    with ctx.db.transaction() as tx:
+        tenant_id = find_tenant(tx, caller, request.tenant).id
+        found = find_replay(tx, caller, idempotency)
+    if found is not None:
+        return _find(ctx, tenant_id, found.resource_id), None
+    key_id = new_id()
+    try:
+        with ctx.db.transaction() as tx:
+            take_key(ctx, tx, caller, idempotency, "key", key_id)
+            return _insert(tx, caller, key_id, tenant_id, request, request.expires_in_s)
+    except Replayed as replay:
+        return _find(ctx, tenant_id, replay.found.resource_id), None
+
+
+def _insert(
+    tx: Transaction, maker: Caller, key_id: UUID, tenant_id: UUID, wanted: KeyRequest, expires_in_s: float | None
+) -> tuple[StoredKey, str]:
     while True:
         prefix, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         token = f"bi_{prefix}_{secret}"
-        key = Key(new_id(), tenant_id, name, prefix, frozenset(scopes))
-        with ctx.db.transaction() as tx:
-            stored = store.insert_key(
-                tx, key.id, tenant_id=tenant_id, name=name, prefix=prefix, sha256=_digest(token), scopes=scopes,
-                expires_in_s=expires_in_s,
-            )  # fmt: skip
-        if stored:
-            return key, token
+        if store.insert_key(
+            tx, key_id, tenant_id=tenant_id, name=wanted.name, prefix=prefix, sha256=_digest(token),
+            scopes=wanted.scopes, expires_in_s=expires_in_s, requests_per_minute=wanted.requests_per_minute,
+        ):  # fmt: skip
+            break
+    key = _require(store.get_key(tx, tenant_id, key_id))
+    told = {"name": key.name, "scopes": sorted(key.scopes), "expires_at": to_unix(key.expires_at)}
+    note(tx, maker, "key.create", show_id(KEY, key_id), tenant_id=tenant_id, **told)
+    return key, token
+
+
+def _require(key: StoredKey | None) -> StoredKey:
+    if key is None:
+        raise NotFound("No key with this id. It may be another tenant's.", code="key_not_found")
+    return key
+
+
+def _find(ctx: Context, tenant_id: UUID | None, key_id: UUID) -> StoredKey:
+    with ctx.db.transaction() as tx:
+        return _require(store.get_key(tx, tenant_id, key_id))
+
+
+def _reach(caller: Caller) -> UUID | None:
+    """Whose keys the caller may see and end: its own tenant's; an operator everybody's (None)."""
+    return None if caller.tenant_id == DEFAULT_TENANT else caller.tenant_id
+
+
+def get_key(ctx: Context, caller: Caller, key_id: UUID) -> StoredKey:
+    """A key of the caller's tenant, for an operator of any, without its secret. Raises NotFound (key_not_found)."""
+    caller.require("admin")
+    return _find(ctx, _reach(caller), key_id)
+
+
+def list_keys(
+    ctx: Context, caller: Caller, *, tenant: str | None = None, after: UUID | None = None, limit: int = 20
+) -> Page[StoredKey]:
+    """The keys of a tenant (None: the caller's own), ended ones too, newest first, below the id `after`.
+
+    Raises NotFound (code tenant_not_found): for others than operators no other tenant exists.
+    """
+    caller.require("admin")
+    with ctx.db.transaction() as tx:
+        owner = find_tenant(tx, caller, tenant)
+        found = store.list_keys(tx, owner.id, after=after, limit=limit + 1)
+    return Page.cut(found, limit, backwards=False)
 
 
 def authenticate(ctx: Context, token: str) -> Caller:
@@ -87,19 +162,18 @@ def authenticate(ctx: Context, token: str) -> Caller:
             )
         if found.unused_s is None or found.unused_s > _NOTE_EVERY_S:
             store.touch_key(tx, found.id)
-    return Caller(found.tenant_id, found.id, found.name, found.scopes)
+    return Caller(found.tenant_id, found.id, found.name, found.scopes, found.requests_per_minute)
 
 
-def revoke_key(ctx: Context, caller: Caller, shown_id: str) -> bool:
-    """End a key of the caller's tenant at once (its id as `key_…`). False if it had ended. Raises NotFound."""
+def revoke_key(ctx: Context, caller: Caller, key_id: UUID) -> tuple[StoredKey, bool]:
+    """End a key of the caller's tenant, for an operator of any, at once. Answers it, and whether it was this that
+    ended it. Raises NotFound (code key_not_found)."""
     caller.require("admin")
     with ctx.db.transaction() as tx:
-        return store.revoke_key(tx, caller.tenant_id, parse_id(KEY, shown_id))
-
-
-def show_key_id(key: Key) -> str:
-    """The key's id as people see it."""
-    return show_id(KEY, key.id)
+        ended = store.revoke_key(tx, _reach(caller), key_id)
+        key = _require(store.get_key(tx, _reach(caller), key_id))
+        note(tx, caller, "key.revoke", show_id(KEY, key_id), tenant_id=key.tenant_id, name=key.name, changed=ended)
+    return key, ended
 
 
 def _digest(token: str) -> bytes:

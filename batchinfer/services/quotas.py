@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from batchinfer.domain.ids import DEFAULT_TENANT
 from batchinfer.errors import BadRequest, Busy, Forbidden, NotFound, TooLarge
 from batchinfer.observe.logs import get_logger
+from batchinfer.services.audit import note
 from batchinfer.store import backlog, tenants
 from batchinfer.store.backlog import EVERYBODY, Room
 from batchinfer.store.events import Event, record
@@ -96,6 +97,7 @@ def set_quota(
         tenants.set_limits(tx, found.id, max_jobs=max_jobs, weight=weight)
         data = {"max_jobs": max_jobs, "weight": weight}
         record(tx, [Event(caller.tenant_id, "tenant", found.id, "limited", caller.actor, data)])
+        note(tx, caller, "queue.limits", found.name, tenant_id=found.id, **data)
         return _read(ctx, tx, _require(tenants.find_tenant(tx, found.id), found.name))
 
 

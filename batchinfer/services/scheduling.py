@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
+from batchinfer.services.audit import note
 from batchinfer.services.quotas import find_tenant
 from batchinfer.store import pauses, reclassing, series, tenants
 from batchinfer.store.events import Event, record
@@ -63,6 +64,7 @@ def pause(ctx: Context, caller: Caller, *, tenant: str | None = None, model: str
         scope = _find_scope(tx, caller, tenant, model)
         if paused := pauses.pause(tx, scope, caller.actor):
             record(tx, [_event(caller, "queue", paused, "paused", scope)])
+        _note(tx, caller, "queue.pause", scope, tenant, changed=paused is not None)
         return _list_pauses(tx, caller)
 
 
@@ -71,7 +73,9 @@ def resume(ctx: Context, caller: Caller, *, tenant: str | None = None, model: st
     caller.require("admin")
     with ctx.db.transaction() as tx:
         scope = _find_scope(tx, caller, tenant, model)
-        record(tx, [_event(caller, "queue", ended, "resumed", scope) for ended in pauses.resume(tx, scope)])
+        ended = pauses.resume(tx, scope)
+        record(tx, [_event(caller, "queue", pause_id, "resumed", scope) for pause_id in ended])
+        _note(tx, caller, "queue.resume", scope, tenant, changed=bool(ended))
         return _list_pauses(tx, caller)
 
 
@@ -91,8 +95,10 @@ def reclass(
     """
     caller.require("admin")
     total, after = 0, None
-    with ctx.db.transaction() as tx:
+    asked = {"to": job_class.value, "from": from_class.value if from_class else None}
+    with ctx.db.transaction() as tx:  # noted before the first piece: whatever is changed was noted
         scope = _find_scope(tx, caller, tenant, model)
+        _note(tx, caller, "queue.reclass", scope, tenant, **asked, ids=None if ids is None else len(ids))
     while True:
         with ctx.db.transaction() as tx:
             piece = reclassing.reclass(tx, scope, job_class, from_class=from_class, ids=ids, after=after)
@@ -102,8 +108,7 @@ def reclass(
         if after is None:
             break
     with ctx.db.transaction() as tx:
-        what = {"to": job_class.value, "from": from_class.value if from_class else None, "jobs": total}
-        record(tx, [_event(caller, "queue", new_id(), "reclassed", scope, **what)])
+        record(tx, [_event(caller, "queue", new_id(), "reclassed", scope, **asked, jobs=total)])
     return total
 
 
@@ -117,6 +122,13 @@ def _event(caller: Caller, subject: str, subject_id: UUID, event: str, scope: Sc
     tenant = str(scope.tenant_id) if scope.tenant_id else None
     data = {"tenant_id": tenant, "model": scope.model, **more}
     return Event(caller.tenant_id, subject, subject_id, event, caller.actor, data)
+
+
+def _note(tx: Transaction, caller: Caller, action: str, scope: Scope, tenant: str | None, **data: Any) -> None:
+    """The audit row of an act on a scope; one on every tenant is the operator's own."""
+    everybody = scope.tenant_id is None
+    subject = "every tenant" if everybody else tenant or "its own tenant"
+    note(tx, caller, action, subject, tenant_id=scope.tenant_id, model=scope.model, **data)
 
 
 def _list_pauses(tx: Transaction, caller: Caller) -> list[ShownPause]:

@@ -27,28 +27,36 @@ class StoredKey:
     scopes: frozenset[str]
     created_at: datetime
     expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    requests_per_minute: int | None
     valid: bool
     unused_s: float | None
 
 
 _TENANT = text("INSERT INTO tenants (id, name) VALUES (:id, :name) ON CONFLICT DO NOTHING")
 _INSERT = text("""
-    INSERT INTO api_keys (id, tenant_id, name, prefix, sha256, scopes, expires_at)
-    VALUES (:id, :tenant_id, :name, :prefix, :sha256, :scopes, now() + make_interval(secs => :expires_in_s))
+    INSERT INTO api_keys (id, tenant_id, name, prefix, sha256, scopes, requests_per_minute, expires_at)
+    VALUES (:id, :tenant_id, :name, :prefix, :sha256, :scopes, :requests_per_minute,
+            now() + make_interval(secs => :expires_in_s))
     ON CONFLICT (prefix) DO NOTHING RETURNING id
 """)
 _COLUMNS = """
-    id, tenant_id, name, prefix, sha256, scopes, created_at, expires_at,
+    id, tenant_id, name, prefix, sha256, scopes, created_at, expires_at, revoked_at, last_used_at, requests_per_minute,
     revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AS valid,
     CAST(extract(epoch FROM now() - last_used_at) AS float) AS unused_s
 """
 _FIND = text(f"SELECT {_COLUMNS} FROM api_keys WHERE prefix = :prefix")  # noqa: S608
-_LIST = text(f"SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id ORDER BY id LIMIT 1000")  # noqa: S608
+_MINE = "(CAST(:tenant_id AS uuid) IS NULL OR tenant_id = :tenant_id)"
+_GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE id = :id AND {_MINE}")  # noqa: S608
+_LIST = text(f"""
+    SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND (CAST(:after AS uuid) IS NULL OR id < :after)
+    ORDER BY id DESC LIMIT :limit
+""")  # noqa: S608
 _TOUCH = text("UPDATE api_keys SET last_used_at = now() WHERE id = :id")
-_REVOKE = text("""
-    UPDATE api_keys SET revoked_at = now() WHERE id = :id AND tenant_id = :tenant_id AND revoked_at IS NULL
-    RETURNING id
-""")
+_REVOKE = text(f"""
+    UPDATE api_keys SET revoked_at = now() WHERE id = :id AND {_MINE} AND revoked_at IS NULL RETURNING id
+""")  # noqa: S608
 
 
 def ensure_tenant(tx: Transaction, tenant_id: UUID, name: str) -> None:
@@ -66,11 +74,12 @@ def insert_key(
     sha256: bytes,
     scopes: Collection[str],
     expires_in_s: float | None = None,
+    requests_per_minute: int | None = None,
 ) -> bool:
     """Store a key. False where the prefix is taken: choose another."""
     values = {"id": key_id, "tenant_id": tenant_id, "name": name, "prefix": prefix, "sha256": sha256}
-    row = tx.execute(_INSERT, {**values, "scopes": sorted(scopes), "expires_in_s": expires_in_s})
-    return row.first() is not None
+    limits = {"expires_in_s": expires_in_s, "requests_per_minute": requests_per_minute}
+    return tx.execute(_INSERT, {**values, **limits, "scopes": sorted(scopes)}).first() is not None
 
 
 def find_key(tx: Transaction, prefix: str) -> StoredKey | None:
@@ -79,9 +88,16 @@ def find_key(tx: Transaction, prefix: str) -> StoredKey | None:
     return _as_key(row._mapping) if row else None
 
 
-def list_keys(tx: Transaction, tenant_id: UUID) -> list[StoredKey]:
-    """A tenant's keys, oldest first."""
-    return [_as_key(row._mapping) for row in tx.execute(_LIST, {"tenant_id": tenant_id})]
+def get_key(tx: Transaction, tenant_id: UUID | None, key_id: UUID) -> StoredKey | None:
+    """A key of a tenant (None: of any), valid or not."""
+    row = tx.execute(_GET, {"id": key_id, "tenant_id": tenant_id}).first()
+    return _as_key(row._mapping) if row else None
+
+
+def list_keys(tx: Transaction, tenant_id: UUID, *, after: UUID | None = None, limit: int = 1000) -> list[StoredKey]:
+    """A tenant's keys, newest first, below the id `after`."""
+    rows = tx.execute(_LIST, {"tenant_id": tenant_id, "after": after, "limit": limit})
+    return [_as_key(row._mapping) for row in rows]
 
 
 def touch_key(tx: Transaction, key_id: UUID) -> None:
@@ -89,8 +105,8 @@ def touch_key(tx: Transaction, key_id: UUID) -> None:
     tx.execute(_TOUCH, {"id": key_id})
 
 
-def revoke_key(tx: Transaction, tenant_id: UUID, key_id: UUID) -> bool:
-    """End a key. False if it had ended or is not there."""
+def revoke_key(tx: Transaction, tenant_id: UUID | None, key_id: UUID) -> bool:
+    """End a key of a tenant (None: of any). False if it had ended or is not there."""
     return tx.execute(_REVOKE, {"id": key_id, "tenant_id": tenant_id}).first() is not None
 
 

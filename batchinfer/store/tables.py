@@ -76,9 +76,12 @@ api_keys = Table(
     Column("prefix", Text, nullable=False, unique=True),
     Column("sha256", LargeBinary, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
+    #: NULL takes the setting key_requests_per_minute.
+    Column("requests_per_minute", Integer),
     _version(),
     _time("created_at", nullable=False, now=True),
     _time("expires_at"), _time("revoked_at"), _time("last_used_at"),
+    Index("ix_api_keys_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
 models = Table(
@@ -438,6 +441,21 @@ changes = Table(
     Column("ids", ARRAY(Uuid), nullable=False),
     _time("created_at", nullable=False, now=True),
     Index("ix_changes_tenant", "tenant_id", "xid", "seq"),
+)  # fmt: skip
+
+#: What administrators did. `tenant_id` is the tenant that was acted on. Rows are only ever added.
+audit = Table(
+    "audit", metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(), _version(),
+    Column("actor_tenant_id", Uuid, nullable=False),
+    Column("actor", Text, nullable=False),
+    #: NULL: the command line, or the installation itself.
+    Column("key_id", Uuid),
+    Column("action", Text, nullable=False), Column("subject", Text, nullable=False),
+    Column("data", JSONB, nullable=False, server_default=text("'{}'")),
+    _time("created_at", nullable=False, now=True),
+    Index("ix_audit_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
 minutes = Table(

@@ -29,6 +29,14 @@ class Tenant:
 
 _FIND = text("SELECT id, name, max_jobs, weight FROM tenants WHERE id = :id")
 _FIND_BY_NAME = text("SELECT id, name, max_jobs, weight FROM tenants WHERE name = :name")
+_LIST = text("""
+    SELECT id, name, max_jobs, weight FROM tenants WHERE CAST(:after AS uuid) IS NULL OR id < :after
+    ORDER BY id DESC LIMIT :limit
+""")
+_INSERT = text("""
+    INSERT INTO tenants (id, name, max_jobs, weight) VALUES (:id, :name, :max_jobs, :weight)
+    ON CONFLICT DO NOTHING RETURNING id
+""")
 _SET_LIMITS = text("UPDATE tenants SET max_jobs = :max_jobs, weight = :weight WHERE id = :id")
 _NAMES = text("SELECT id, name FROM tenants WHERE id = ANY (CAST(:ids AS uuid[]))")
 
@@ -43,6 +51,16 @@ def find_tenant_by_name(tx: Transaction, name: str) -> Tenant | None:
     """The tenant of this name, or None."""
     row = tx.execute(_FIND_BY_NAME, {"name": clean_text(name)}).first()
     return Tenant(**row._mapping) if row else None
+
+
+def list_tenants(tx: Transaction, *, after: UUID | None, limit: int) -> list[Tenant]:
+    """Tenants, newest first, below the id `after`."""
+    return [Tenant(**row._mapping) for row in tx.execute(_LIST, {"after": after, "limit": limit})]
+
+
+def insert_tenant(tx: Transaction, tenant: Tenant) -> bool:
+    """Store a tenant. False where the name is taken."""
+    return tx.execute(_INSERT, vars(tenant)).first() is not None
 
 
 def set_limits(tx: Transaction, tenant_id: UUID, *, max_jobs: int | None, weight: int) -> None:

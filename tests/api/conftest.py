@@ -159,3 +159,16 @@ class CpuWorker:
 def cpu(context: Context, tmp_path: Path) -> CpuWorker:
     """A CPU worker that does what it is told."""
     return CpuWorker(context, tmp_path)
+
+
+@pytest.fixture
+def quarantined(client: FlaskClient, context: Context, ask: Callable[..., dict[str, Any]], model: str) -> str:
+    """The id of a job under which workers were lost until it was set apart."""
+    made: str = client.post("/v1/jobs", json=ask()).json["id"]
+    for _ in range(context.settings.max_crashes):
+        lease = work.open_lease(context, role="model", worker="w", host="here", pid=1, model=model, slots=1)
+        assert work.claim(context, lease_id=lease, kinds=["infer"], model=model, limit=1)
+        work.end_lease(context, lease, "killed", clean=False)
+        with context.db.transaction() as tx:
+            tx.execute(text("UPDATE queue SET available_at = now()"))
+    return made

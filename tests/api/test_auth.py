@@ -33,6 +33,7 @@ PREFIXES = {
     "endpoint": "we_",
     "delivery": "whd_",
     "upload": "upload_",
+    "key": "key_",
 }
 
 

@@ -53,6 +53,7 @@ def test_ids_of_another_tenant_are_not_there(
     ids = {"job_id": job["id"], "document_id": document["id"], "response_id": job["id"].replace("job_", "resp_")}
     ids |= make_batch(client)
     ids |= make_delivery(client, ask)
+    ids["key_id"] = client.post("/v1/keys", json={"name": "mine", "scopes": ["read"]}).json["id"]
     seen = 0
     for path, methods in make_document(app)["paths"].items():
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
@@ -71,6 +72,7 @@ def test_ids_of_another_tenant_are_not_there(
     assert seen >= 5
     assert client.get(f"/v1/jobs/{job['id']}").json["status"] == "queued"
     assert client.get(f"/v1/documents/{document['id']}").json["status"] == "queued"
+    assert client.get(f"/v1/keys/{ids['key_id']}").json["status"] == "active"
 
 
 def test_waiting_for_another_tenants_job_is_answered_at_once(
@@ -90,6 +92,8 @@ def test_lists_and_numbers_hold_only_ones_own(
     assert stranger.get(f"/v1/jobs?after=job_{'f' * 32}").json["data"] == []
     assert stranger.get(f"/v1/jobs?document={document['id']}").json["data"] == []
     assert stranger.get("/v1/documents").json["data"] == []
+    assert [key["name"] for key in stranger.get("/v1/keys").json["data"]] == ["stranger"]
+    assert {act["tenant"] for act in stranger.get("/v1/audit").json["data"]} == {"strangers"}
     numbers = stranger.get("/v1/overview").json
     assert (numbers["queued"], numbers["rendering"], numbers["waiting"]) == (0, 0, [])
     assert client.get("/v1/jobs").json["data"][0]["id"] == job["id"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -13,26 +13,12 @@ from batchinfer.services import work
 from batchinfer.services.keys import create_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from uuid import UUID
 
     from flask.testing import FlaskClient
     from flask_openapi.openapi import OpenAPI
 
     from batchinfer.services.context import Context
-
-
-@pytest.fixture
-def quarantined(client: FlaskClient, context: Context, ask: Callable[..., dict[str, Any]], model: str) -> str:
-    """A job under which workers were lost until it was set apart."""
-    made: str = client.post("/v1/jobs", json=ask()).json["id"]
-    for _ in range(context.settings.max_crashes):
-        lease = open_lease(context, model)
-        assert work.claim(context, lease_id=lease, kinds=["infer"], model=model, limit=1)
-        work.end_lease(context, lease, "killed", clean=False)
-        with context.db.transaction() as tx:
-            tx.execute(text("UPDATE queue SET available_at = now()"))
-    return made
 
 
 def open_lease(context: Context, model: str) -> UUID:

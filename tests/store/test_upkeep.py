@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from batchinfer.domain.ids import DEFAULT_TENANT, new_id, show_id
+from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobClass, JobState
 from batchinfer.errors import BadRequest, NotFound, Unauthenticated
 from batchinfer.services import fleet, keys, models, upkeep, work
@@ -120,8 +120,8 @@ def test_all_bad_tokens_answer_the_same(context, caller):
 
 def test_a_revoked_key_ends_at_once(context, caller):
     key, token = keys.create_key(context, "revoked")
-    assert keys.revoke_key(context, caller, show_id("key_", key.id))
-    assert not keys.revoke_key(context, caller, show_id("key_", key.id))
+    assert keys.revoke_key(context, caller, key.id)[1]
+    assert not keys.revoke_key(context, caller, key.id)[1]
     with pytest.raises(Unauthenticated):
         keys.authenticate(context, token)
 
