@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
 
 test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not browser and not long and not chaos'
+
+fuzz: $(VENV)/.dev ## schemathesis over the OpenAPI document, at length; EXAMPLES=… an operation, SEED=… replays one
+	@FUZZ_EXAMPLES='$(or $(EXAMPLES),150)' FUZZ_SEED='$(or $(SEED),0)' $(BIN)/python -m pytest tests/api/test_fuzz.py
 
 # The SDK's last release of its first major version, beside the newest.
 $(VENV)/openai-1: $(VENV)/.dev

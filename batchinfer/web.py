@@ -11,8 +11,9 @@ from flask import redirect, url_for
 from flask_openapi.openapi import OpenAPI
 
 from batchinfer.admin import register_admin
+from batchinfer.admin.reference import register_reference
 from batchinfer.api import register_api
-from batchinfer.api.openapi import DOCUMENT
+from batchinfer.api.openapi import DOCUMENT, make_document
 from batchinfer.api.queries import refuse_query
 from batchinfer.api.schemas import ErrorBody
 from batchinfer.observe.logs import configure_logging
@@ -42,5 +43,6 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
     )
     register_api(app, context)
     register_admin(app, context)
+    register_reference(app, lambda: make_document(app))
     app.add_url_rule("/", "root", lambda: redirect(url_for("admin.show_overview")))
     return app

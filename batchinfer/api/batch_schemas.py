@@ -148,4 +148,45 @@ RECLASS: dict[str, Any] = {
         }
     },
 }
-SCHEMAS: dict[str, dict[str, Any]] = {"BatchCreate": _CREATE}
+_ANSWER = {
+    "type": "object",
+    "properties": {
+        "status_code": {"type": "integer"},
+        "request_id": {"type": "string"},
+        "body": {"type": "object", "description": "A completion or response, or where it failed `error`."},
+    },
+    "required": ["status_code", "request_id", "body"],
+}
+_NEVER_RAN = {
+    "type": "object",
+    "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
+    "required": ["code", "message"],
+}
+_INPUT_LINE = {
+    "type": "object",
+    "description": "A line of a batch's input file.",
+    "properties": {
+        "custom_id": {"type": "string", "description": "Yours; comes back with the answer."},
+        "method": {"const": "POST"},
+        "url": {"enum": list(ENDPOINTS), "description": "The batch's `endpoint`."},
+        "body": {"type": "object", "description": "The request."},
+    },
+    "required": ["custom_id", "method", "url", "body"],
+}
+_OUTPUT_LINE = {
+    "type": "object",
+    "description": "A line of a batch's output or error file. `response` null: it never ran, and `error` says why.",
+    "additionalProperties": False,
+    "properties": {
+        "id": {"type": "string", "pattern": "^batch_req_"},
+        "custom_id": {"type": "string"},
+        "response": {"anyOf": [_ANSWER, {"type": "null"}]},
+        "error": {"anyOf": [_NEVER_RAN, {"type": "null"}]},
+    },
+    "required": ["id", "custom_id", "response", "error"],
+}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "BatchCreate": _CREATE,
+    "BatchInputLine": _INPUT_LINE,
+    "BatchOutputLine": _OUTPUT_LINE,
+}

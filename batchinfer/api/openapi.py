@@ -84,6 +84,8 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)
+        if "description" in operation:  # a docstring's further lines, which the library joins with tags
+            operation["description"] = operation["description"].replace("<br/>", " ").strip()
     for path in document["paths"].values():
         if "post" in path and creates(path["post"]):
             parameters = path["post"].setdefault("parameters", [])

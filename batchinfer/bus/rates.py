@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
@@ -62,14 +62,16 @@ class RateMeter:
             return local
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                pipe.incr(_key(name, minute)).expire(_key(name, minute), 2 * WINDOW_S).get(_key(name, minute - 1))
+                pipe.incr(_key(name, minute))
+                pipe.expire(_key(name, minute), 2 * WINDOW_S)
+                pipe.get(_key(name, minute - 1))
                 during, _, before = pipe.execute()
         except RedisError:
             if self._breaker.fail():
                 _log.warning("Redis does not answer: this process counts requests by itself")
             return local
         self._breaker.succeed()
-        return int(cast("str", before) or 0), int(during)
+        return int(before or 0), int(during)
 
     def _give_back(self, name: str, minute: int) -> None:
         self._local.give_back(name, minute)

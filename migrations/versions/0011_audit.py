@@ -1,14 +1,14 @@
 """The audit log, and a key's own rate.
 
-Revision: 0006
+Revision: 0011
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0006"
-down_revision: str | None = "0005"
+revision = "0011"
+down_revision: str | None = "0010"
 branch_labels = None
 depends_on = None
 

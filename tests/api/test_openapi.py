@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import openapi_spec_validator
+
 from batchinfer.api import submission_schema
 from batchinfer.domain.documents import DocumentState
 from batchinfer.domain.jobs import JobState
@@ -40,6 +42,7 @@ def references(node: Any) -> Iterator[str]:
 def test_the_document_is_whole(anonymous: FlaskClient) -> None:
     document = anonymous.get("/openapi.json").json
     assert document["openapi"] == "3.1.0"
+    openapi_spec_validator.validate(document)
     schemas = document["components"]["schemas"]
     targets = set(references(document))
     assert len(targets) > 10
@@ -59,7 +62,7 @@ def test_every_route_is_in_the_document_and_on_the_page(app: OpenAPI, anonymous:
     }
     paths = anonymous.get("/openapi.json").json["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert served - {("GET", "/openapi.json")} == described
+    assert served - {("GET", "/openapi.json"), ("GET", "/docs")} == described
     written = set(re.findall(r"`(GET|POST|DELETE) (/[a-z0-9_./{}]*)`", PAGE))
     shortened = {(m, re.sub(r"\{\w+_id\}", "{id}", p).replace("{model}", "{name}")) for m, p in served}
     assert written == shortened

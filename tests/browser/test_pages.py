@@ -93,6 +93,11 @@ def test_every_page_is_clean(look: Callable[..., Any], stage: Any, theme: str, w
         window.open("/admin/sign-in")
         window.check()
         window.picture(f"sign-in-{theme}-{width}")
+        window.open("/docs")
+        window.check()
+        window.picture(f"docs-{theme}-{width}")
+        overflow = window.page.evaluate(TOO_WIDE)
+        assert overflow <= 0, f"the reference is {overflow} pixels wider than the window"
         window.sign_in()
         window.picture(f"empty-{theme}-{width}")
         window.check()
