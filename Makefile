@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench-peers: $(VENV)/.dev ## vLLM's CPU build and Xinference beside our engine, 
 bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
 	@$(BIN)/python -m bench.queue
+
+bench-api: $(VENV)/.dev ## what the HTTP API and the whole service cost; PARTS=… for some of it
+	@$(BIN)/python -m bench.api --parts '$(PARTS)' $(BENCH_FLAGS)
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring

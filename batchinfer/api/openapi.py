@@ -16,6 +16,7 @@ from batchinfer.api import (
     upload_schemas,
     webhook_schemas,
 )
+from batchinfer.api.examples import add_examples
 from batchinfer.api.submission_schema import EXAMPLES, SCHEMAS
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
             operation["responses"].pop("400", None)
         if "description" in operation:  # a docstring's further lines, which the library joins with tags
             operation["description"] = operation["description"].replace("<br/>", " ").strip()
+    add_examples(document)
     for path in document["paths"].values():
         if "post" in path and creates(path["post"]):
             parameters = path["post"].setdefault("parameters", [])

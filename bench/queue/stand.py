@@ -132,7 +132,7 @@ class Stand:
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", *command],
-                env={**_environment(settings, self.folder), **environment},
+                env={**environment_of(settings, self.folder), **environment},
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -188,7 +188,8 @@ def open_stand(**changes: Any) -> Iterator[Stand]:
         yield stand
 
 
-def _environment(settings: Settings, folder: Path) -> dict[str, str]:
+def environment_of(settings: Settings, folder: Path) -> dict[str, str]:
+    """The environment of a process that works with these settings."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     for name in type(settings).model_fields:
         if (value := getattr(settings, name)) is not None:

@@ -56,7 +56,7 @@ def test_the_command_line_lists_and_releases(
 ) -> None:
     from contextlib import nullcontext
 
-    monkeypatch.setattr(cli, "_context", lambda _home: nullcontext(context))
+    monkeypatch.setattr("batchinfer.cli.jobs.context", lambda _home: nullcontext(context))
     runner = CliRunner()
     assert "one of" in runner.invoke(cli.cli, ["jobs", "list", "--state", "lost"]).output
     listed = runner.invoke(cli.cli, ["jobs", "list", "--state", "quarantined"])

@@ -1,0 +1,92 @@
+"""The examples of the OpenAPI document fit their schemas, and the service takes each of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from batchinfer.services import models
+from batchinfer.services.context import open_context
+from batchinfer.web import create_app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask.testing import FlaskClient
+
+JSON = "application/json"
+LINE = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "docreader", "messages": [{"role": "user", "content": "hello"}]},
+}
+#: Where nobody answers while the example waits, and where the example's batch has nothing to do again.
+OTHERWISE = {"create_chat_completion": (504, "timeout"), "retry_batch": (400, "batch_not_retryable")}
+
+
+@pytest.fixture
+def client(settings: Any, api_key: str) -> Iterator[FlaskClient]:
+    """A client of a service with the bundled model's name, on which nobody waits for more than a second."""
+    context = open_context(settings.model_copy(update={"max_answer_s": 1.0}))
+    models.register_model(context, "docreader", "models/docreader", "rev1")
+    made = create_app(context=context).test_client()
+    made.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {api_key}"
+    yield made
+    context.close()
+
+
+def bodies(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Method, path, operation and content of every body of JSON."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if content := operation.get("requestBody", {}).get("content", {}).get(JSON):
+                yield method, path, operation, content
+
+
+def make_things(client: FlaskClient) -> dict[str, str]:
+    """Ids that are there, by their prefix."""
+    form = {"purpose": "batch", "file": (io.BytesIO(json.dumps(LINE).encode()), "in.jsonl")}
+    file_id = client.post("/v1/files", data=form).json["id"]
+    wanted = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    upload = client.post("/v1/uploads", json={"filename": "a", "bytes": 2, "purpose": "batch"}).json["id"]
+    part = client.post(f"/v1/uploads/{upload}/parts", data={"data": (io.BytesIO(b"{}"), "upload")}).json["id"]
+    batch = client.post("/v1/batches", json=wanted).json["id"]
+    return {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch}
+
+
+def test_every_body_has_an_example_that_fits_its_schema(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    seen = 0
+    for _method, path, operation, content in bodies(document):
+        assert content.get("examples"), (
+            f"{operation['operationId']} ({path}) has no example: api/examples.py is the place"
+        )
+        check = jsonschema.Draft202012Validator({**content["schema"], "components": document["components"]})
+        seen += len(content["examples"])
+        for example in content["examples"].values():
+            check.validate(example["value"])
+    assert seen >= 15
+
+
+def test_the_service_takes_every_example(client: FlaskClient) -> None:
+    things = make_things(client)
+
+    def fill(text: str) -> str:
+        """The same with ids of things that are there."""
+        return re.sub(r"(file-|upload_|part_|batch_)[0-9a-f]{32}", lambda found: things[found[1]], text)
+
+    paths = {f"{{{prefix[:-1]}_id}}": made for prefix, made in things.items()}
+    for method, path, operation, content in bodies(client.get("/openapi.json").json):
+        for name, made in paths.items():
+            path = path.replace(name, made)  # noqa: PLW2901
+        assert "{" not in path, f"this test must make a thing for {path}"
+        for example in content["examples"].values():
+            answer = client.open(path, method=method, data=fill(json.dumps(example["value"])), content_type=JSON)
+            told = (answer.status_code, (answer.json.get("error") or {}).get("code"))
+            assert answer.status_code < 300 or told == OTHERWISE.get(operation["operationId"]), (path, answer.json)
