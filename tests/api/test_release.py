@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,7 +57,8 @@ def test_the_command_line_lists_and_releases(
 ) -> None:
     from contextlib import nullcontext
 
-    monkeypatch.setattr("batchinfer.cli.jobs.context", lambda _home: nullcontext(context))
+    module = sys.modules["batchinfer.cli.jobs"]  # the package's name `jobs` is the command
+    monkeypatch.setattr(module, "context", lambda _home: nullcontext(context))
     runner = CliRunner()
     assert "one of" in runner.invoke(cli.cli, ["jobs", "list", "--state", "lost"]).output
     listed = runner.invoke(cli.cli, ["jobs", "list", "--state", "quarantined"])
