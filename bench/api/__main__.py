@@ -23,7 +23,7 @@ from bench.queue.stand import Stand, open_stand
 
 #: Sizes of a full run and of one that only shows that everything works.
 SIZES = {
-    "full": {"seconds": 5.0, "repeats": 3, "lines": 50_000, "wait_s": 8.0, "pages": 400},
+    "full": {"seconds": 4.0, "repeats": 3, "lines": 50_000, "wait_s": 5.0, "pages": 400},
     "small": {"seconds": 0.5, "repeats": 1, "lines": 300, "wait_s": 1.5, "pages": 24},
 }
 

@@ -54,8 +54,10 @@ def measure_batch(stand: Stand, *, lines: int) -> dict[str, Any]:
 
 
 def _read_status(stand: Stand, batch_id: str) -> str | None:
-    status = stand.run("SELECT status FROM batches WHERE id = CAST(:id AS uuid)", id=batch_id.removeprefix("batch_"))
-    return None if status == "validating" else str(status)
+    """The batch's status once its file has been read to the end: it is in progress while its jobs are being made."""
+    if stand.run("SELECT EXISTS (SELECT 1 FROM queue WHERE kind = 'read')"):
+        return None
+    return str(stand.run("SELECT status FROM batches WHERE id = CAST(:id AS uuid)", id=batch_id.removeprefix("batch_")))
 
 
 def write_file(lines: int) -> bytes:
