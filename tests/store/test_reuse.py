@@ -14,7 +14,7 @@ from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.prompts import Limits, Upload, parse_form, parse_job
 from batchinfer.domain.reuse import make_key
-from batchinfer.services import batches, documents, jobs, models, reading, sweeping, work
+from batchinfer.services import batches, changes, documents, jobs, models, reading, repeats, sweeping, usage, work
 from batchinfer.store.claims import INFER, PREPARE, READ, RENDER
 from batchinfer.store.partitions import first_id
 
@@ -277,3 +277,30 @@ def test_the_key_is_of_what_decides_the_answer_and_of_nothing_else(bench):
 
     assert key() == key(param="y") == key(channel="z") == key(cache="off")
     assert len({key(), key("b" * 64), key(model="other"), key(max_tokens=9), key(messages=[])}) == 5
+
+
+def test_a_deleted_answer_serves_nobody_and_one_that_served_is_usage_and_told(bench):
+    first = submit(bench)
+    answer(bench, "the answer")
+    second = submit(bench)
+    assert second.cached
+    told = [(c.subject_id, c.state) for c in changes.list_changes(bench.ctx, bench.caller, None).data]
+    assert told == [(first.id, "queued"), (first.id, "succeeded"), (second.id, "succeeded")]
+    total = usage.read_usage(bench.ctx, bench.caller).total
+    assert (total.jobs, total.completion_tokens) == (2, 5)
+    repeats.delete_job(bench.ctx, bench.caller, first.id)
+    assert bench.job(second.id).result["text"] == "the answer", "a copy is its own job's"
+    third = submit(bench)
+    assert third.state is JobState.QUEUED
+    bench.run("INSERT INTO answers SELECT tenant_id, reuse_key, 'r1', id FROM jobs WHERE id = :id", id=first.id)
+    assert submit(bench).state is JobState.QUEUED, "not even one that was found just before it was deleted"
+
+
+def test_a_retry_takes_an_answer_that_came_meanwhile(bench):
+    first = submit(bench)
+    jobs.cancel_job(bench.ctx, bench.caller, first.id)
+    submit(bench)
+    answer(bench, "the answer")
+    again, _ = repeats.retry_job(bench.ctx, bench.caller, first.id)
+    assert (again.state, again.cached, again.origin_id) == (JobState.SUCCEEDED, True, first.id)
+    check_ledger(bench)
