@@ -95,7 +95,7 @@ class Bench:
     def _run(self, contestant: Contestant, workload: workloads.Workload) -> Run:
         run = contestant.run(workload.requests, self.warm)
         self.comparison.add(contestant.name, workload.requests, run.answers)
-        tell(f"{workload.name}: {contestant.name} {run.rate:.0f} tokens/s in {run.seconds:.1f} s")
+        tell(f"{workload.name}: {contestant.name} {run.rate:.0f} tokens/s, {run.cpu_s:.1f} s of {run.seconds:.1f} s")
         return run
 
     def run_arrivals(self, ragged: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Who is compared: our engines, opened afresh for each run, and transformers' `generate` in static batches.
 
 Everybody prepares pictures and prompts with the same code inside the measured time, and is shown a few other requests
-before it. A fresh engine has empty caches, so that no run profits from the one before.
+before it. Rates are over the processor time that this process took: with everything on one core that is the time which
+an otherwise idle core would take, and other work on the machine does not decide who wins, though it shares the caches.
+A fresh engine has empty caches, so that no run profits from the one before.
 """
 
 from __future__ import annotations
@@ -26,17 +28,30 @@ PATIENCE_S = 3600.0
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over requests: seconds, and the tokens of each answer. `occupancy` is that of slots under backlog."""
+    """One pass over requests: seconds, and the tokens of each answer. `occupancy` is that of slots under backlog.
+
+    `cpu_s` is the time that the process was on a processor meanwhile, all of its threads together.
+    """
 
     seconds: float
+    cpu_s: float
     answers: dict[str, tuple[int, ...]]
     occupancy: float | None = None
     texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
-        """Tokens asked for and made, per second."""
-        return sum(len(tokens) for tokens in self.answers.values()) / self.seconds
+        """Tokens asked for and made, per second of processor time."""
+        return self._tokens / self.cpu_s
+
+    @property
+    def clock_rate(self) -> float:
+        """The same per second by the clock."""
+        return self._tokens / self.seconds
+
+    @property
+    def _tokens(self) -> int:
+        return sum(len(tokens) for tokens in self.answers.values())
 
 
 class Contestant(Protocol):
@@ -72,9 +87,9 @@ class Generate:
     def run(self, requests: Sequence[Request], warm: Sequence[Request]) -> Run:
         """Answer all; rows that have ended go on with their batch, and their surplus does not count."""
         self._answer(warm)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         answers = self._answer(requests[: self.most])
-        return Run(time.perf_counter() - began, answers)
+        return Run(time.perf_counter() - began, time.process_time() - cpu, answers)
 
     def _answer(self, requests: Sequence[Request]) -> dict[str, tuple[int, ...]]:
         answers: dict[str, tuple[int, ...]] = {}
@@ -124,15 +139,15 @@ class Served:
         try:
             for handle in [engine.submit(request) for request in warm]:
                 handle.result(PATIENCE_S)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             handles, occupancy = feed(engine, requests, self.slots)
             done = [handle.result(PATIENCE_S) for handle in handles]
-            seconds = time.perf_counter() - began
+            seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         finally:
             engine.close()
         check_ends(done)
         texts = {answer.id: answer.text for answer in done}
-        return Run(seconds, {answer.id: answer.token_ids for answer in done}, occupancy, texts)
+        return Run(seconds, cpu_s, {answer.id: answer.token_ids for answer in done}, occupancy, texts)
 
 
 def feed(engine: Engine, requests: Sequence[Request], slots: int) -> tuple[list[Handle], float | None]:

@@ -124,7 +124,7 @@ class Match:
             run = self.ours.run(workload.requests, workloads.warm_up(self.studio, _WARM))
         texts = texts or self.peer.answer(workload.requests)
         runs["peer"].append(workload.tokens / texts.seconds)
-        runs["ours"].append(run.rate)
+        runs["ours"].append(run.clock_rate)
         comparison.add(workload.requests, run, texts.answers)
         tell(f"{workload.name}: peer {runs['peer'][-1]:.0f} tokens/s, ours {runs['ours'][-1]:.0f}")
 

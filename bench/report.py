@@ -13,6 +13,10 @@ _LIMITS = {
     "large": "One CPU thread at float32 measures arithmetic that every contestant leaves to the same library: nothing "
     "here says how any of these compare on a GPU, where memory and launches decide.",
 }
+_RATES = (
+    "Tokens/s are per second of processor time, which on one otherwise idle core is the time it takes; other work on "
+    "the machine still shares its caches."
+)
 
 
 def write_results(results: Mapping[str, Any], folder: Path, name: str) -> tuple[Path, Path]:
@@ -88,7 +92,7 @@ def _throughput(results: Mapping[str, Any]) -> list[str]:
         parts.append(table(["", "tokens/s", f"times {best}"], rows))
     if parts:
         who = [f"- {name}: {about}" for name, about in results["contestants"].items()]
-        parts.append("Tokens count as far as they were asked for. The contestants:\n\n" + "\n".join(who))
+        parts.append(_RATES + " Tokens count as far as they were asked for. The contestants:\n\n" + "\n".join(who))
     return parts
 
 

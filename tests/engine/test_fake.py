@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from workers.engine import lifecycle
+from workers.engine import tickets
 from workers.engine.fake import CRASH_EXIT_CODE, FakeEngine
 from workers.engine.protocol import Refused, Request
 
@@ -113,7 +113,7 @@ def test_the_rate_of_requests_is_kept(new_request: NewRequest) -> None:
 
 
 def test_waiting_makes_a_request_more_urgent(new_request: NewRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "AGEING_S", 0.01)
+    monkeypatch.setattr(tickets, "AGEING_S", 0.01)
     engine, ended = FakeEngine(slots=1, steps_per_s=200.0), []
     running = engine.submit(new_request("[[steps:1000]]", max_tokens=1000))
     old = engine.submit(new_request(job_class="batch"), lambda done: ended.append(done.id))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from workers.engine.decode import Decoder
 from workers.engine.engine import TransformersEngine
-from workers.engine.features import ALL_OFF, Features
+from workers.engine.features import ALL_OFF, CPU_ONLY, Features
 from workers.engine.loader import LoadedModel
 from workers.engine.prefill import Prefiller
 from workers.engine.protocol import Done, Request, Sampling
@@ -47,6 +47,9 @@ ONE_BY_ONE = {
     "pixel cache": dataclasses.replace(ALL_OFF, pixel_cache=True),
     "uint8 pixels": dataclasses.replace(ALL_OFF, uint8_pixels=True),
     "uint8 pixels, encoder": dataclasses.replace(ALL_OFF, uint8_pixels=True, encoder_cache=True),
+    "patches by products": dataclasses.replace(ALL_OFF, patch_matmul=True),
+    "attention by products": dataclasses.replace(ALL_OFF, matmul_attention=True),
+    "all but the CPU's own": dataclasses.replace(ALL_ON, **dict.fromkeys(CPU_ONLY, False)),
     "all but grouped prefill": dataclasses.replace(ALL_ON, grouped_prefill=False),
     "all but encoder cache": dataclasses.replace(ALL_ON, encoder_cache=False),
     "all but prefix reuse": dataclasses.replace(ALL_ON, prefix_reuse=False),

@@ -49,7 +49,8 @@ def any_model(request: pytest.FixtureRequest) -> LoadedModel:
 def test_a_sound_model_has_everything_on(any_model: LoadedModel) -> None:
     verdict = verify_model(any_model)
     # The bundled model's template puts pictures first, so nothing can be said there about a text before one.
-    untested = {*UNPROVEN} | ({"prefix_before_pictures"} if any_model.name == "docreader" else set())
+    # Layers as small as these gain nothing by packed weights.
+    untested = {*UNPROVEN, "packed_weights"} | ({"prefix_before_pictures"} if any_model.name == "docreader" else set())
     assert {name for name, on in verdict.features.items() if not on} == untested == set(verdict.reasons)
     assert (verdict.engine, verdict.exact, verdict.of) == ("transformers", 6, 6)
     assert verdict.token_bytes > 0

@@ -98,7 +98,7 @@ def test_a_text_that_differs_is_traced_to_the_token_where_it_does(loaded: Loaded
     name, tokens = next(iter(answers.items()))
     cut = decode(list(tokens[:4]))
     comparison = TextComparison(loaded)
-    comparison.add(requests, Run(1.0, answers, texts=texts), texts | {name: f"{cut} \u2603"})
+    comparison.add(requests, Run(1.0, 1.0, answers, texts=texts), texts | {name: f"{cut} \u2603"})
     found = comparison.as_json()
     assert (found["of"], found["equal"]) == (2, 1)
     assert found["differences"][name]["place"] == 4

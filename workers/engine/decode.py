@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine import varlen
+from workers.engine import matmul_attention, varlen
 from workers.engine.features import Features
 from workers.engine.graphs import StepGraphs, find_recorder, round_rows, round_window
 from workers.engine.scheduler import LengthClass
 from workers.engine.slots import SlotPool
-from workers.engine.varlen import VarlenKernel
+from workers.engine.varlen import UnavailableError, VarlenKernel
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -20,10 +20,19 @@ _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 class Decoder:
     """Runs decode steps, with a `kernel` that reads live tokens only and with recorded steps (`graphs`) where given.
 
+    `products` says that attention goes by matrix products, without a kernel.
+
     Raises ValueError where a layer keeps its state in another way than keys and values.
     """
 
-    def __init__(self, model: Any, *, kernel: VarlenKernel | None = None, graphs: StepGraphs | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        kernel: VarlenKernel | None = None,
+        graphs: StepGraphs | None = None,
+        products: bool = False,
+    ) -> None:
         self._model = model
         text = model.config.get_text_config()
         listed = getattr(text, "layer_types", None)
@@ -33,7 +42,7 @@ class Decoder:
         self._by_layer = bool(listed) and "sliding_attention" in kinds
         # A model that lists no layers but has a window looks back that far in all of them.
         self._sliding = int(getattr(text, "sliding_window", 0) or 0) if self._by_layer or not listed else 0
-        self.kernel, self.graphs = kernel, graphs
+        self.kernel, self.graphs, self._products = kernel, graphs, products
         self.forwards = 0
 
     @property
@@ -45,8 +54,14 @@ class Decoder:
         """A pool of the layout that this decoder's steps want."""
         # A CPU reads the window's every key, wanted or not; elsewhere few widths matter more, to allocators and graphs.
         bucket = 16 if device.type == "cpu" else 64
+        fixed = self.kernel is not None or self.graphs is not None
         return SlotPool(
-            spec, device=device, bucket=bucket, tokens_first=self.kernel is not None, spare=self.graphs is not None
+            spec,
+            device=device,
+            bucket=bucket,
+            tokens_first=self.kernel is not None,
+            spare=self.graphs is not None,
+            grows=device.type == "cpu" and not fixed,
         )
 
     @torch.inference_mode()
@@ -75,6 +90,9 @@ class Decoder:
         return None if logits is None else logits[: len(pool.owners)].clone()
 
     def _forward(self, pool: SlotPool, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        if self._products:
+            with matmul_attention.matmul_attention(self._model):
+                return self._call(pool, tokens, positions, mask)
         if self.kernel is None:
             return self._call(pool, tokens, positions, mask)
         with varlen.live_attention(self._model, self.kernel, pool.find_live_rows(), slides=self.slides):
@@ -86,6 +104,9 @@ class Decoder:
             masks = {"full_attention": mask, "sliding_attention": pool.sliding(mask, self._sliding)}
         elif self._sliding:
             masks = pool.sliding(mask, self._sliding)
+        if self._products:
+            additive = matmul_attention.make_additive
+            masks = {kind: additive(one) for kind, one in masks.items()} if isinstance(masks, dict) else additive(masks)
         output = self._model(
             input_ids=tokens,
             attention_mask=masks,
@@ -108,4 +129,13 @@ def build_decoder(model: Any, features: Features) -> Decoder:
         kernel = varlen.find_kernel(model.device, model.dtype)
     if features.cuda_graphs:
         graphs = StepGraphs(find_recorder(model.device))
-    return Decoder(model, kernel=kernel, graphs=graphs)
+    products = features.matmul_attention and kernel is None and graphs is None and _takes_products(model)
+    return Decoder(model, kernel=kernel, graphs=graphs, products=products)
+
+
+def _takes_products(model: Any) -> bool:
+    try:
+        matmul_attention.check_model(model)
+    except UnavailableError:
+        return False
+    return True

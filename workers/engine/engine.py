@@ -25,6 +25,7 @@ from workers.engine.prefill import Prefilled, Prefiller
 from workers.engine.prefix import Prefix, PrefixStore
 from workers.engine.preparing import PreparingEngine, count_logits
 from workers.engine.protocol import Capacity, EngineFailure
+from workers.engine.quick_modules import QuickModules
 from workers.engine.rows import Row
 from workers.engine.sampling import next_tokens, read_back
 from workers.engine.scheduler import LengthClass, Places
@@ -95,6 +96,8 @@ class TransformersEngine(PreparingEngine):
         #: A long prompt of which some pieces are done, with the slot's pool that is set aside for it.
         self._partial: _Partial | None = None
         self._piece_last = False
+        self._quick = QuickModules(model, features)
+        self._quick.apply()
         super().__init__(
             loaded,
             slots=slots,
@@ -104,6 +107,11 @@ class TransformersEngine(PreparingEngine):
             grammars=compile_grammars(loaded),
             ready_bytes=budgets.ready_bytes,
         )
+
+    def close(self) -> None:
+        """As the seam says; the model then has its own modules back."""
+        super().close()
+        self._quick.undo()
 
     def _accept(self, ticket: Ticket) -> None:
         if self._grammars is not None:

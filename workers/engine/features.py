@@ -21,6 +21,11 @@ class Features:
     uint8_pixels: bool = True
     #: A long prompt is cut into pieces, with decode steps between them.
     chunked_prefill: bool = True
+    #: On a CPU: single patches by a matrix product, large weights laid out beforehand (quick_modules.py), attention of
+    #: a decode step by matrix products (matmul_attention.py). Where they do not apply they do nothing.
+    patch_matmul: bool = True
+    packed_weights: bool = True
+    matmul_attention: bool = True
     #: Attention that reads live keys and values only (varlen.py), and recorded decode steps (graphs.py).
     varlen_kernel: bool = False
     cuda_graphs: bool = False
@@ -28,6 +33,8 @@ class Features:
 
 #: No GPU has run these yet: the self-test tries them only where it is asked to.
 UNPROVEN = ("varlen_kernel", "cuda_graphs")
+#: What changes how a CPU does the same sums: tried one by one, on top of nothing else.
+CPU_ONLY = ("patch_matmul", "packed_weights", "matmul_attention")
 ALL_OFF = Features(
     grouped_prefill=False,
     encoder_cache=False,
@@ -37,6 +44,9 @@ ALL_OFF = Features(
     pixel_cache=False,
     uint8_pixels=False,
     chunked_prefill=False,
+    patch_matmul=False,
+    packed_weights=False,
+    matmul_attention=False,
 )
 
 

@@ -7,6 +7,7 @@ An engine fills in `_turn`, which does one piece of work on the engine's thread,
 from __future__ import annotations
 
 import logging
+import operator
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -33,9 +34,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that `close` waits for the step under way, and `drain` for callbacks under way.
 _PATIENCE_S = 10.0
-_RANKS = {"interactive": 0, "normal": 1, "batch": 2}
-#: Seconds of waiting that lift a request by one class, so that no class starves another.
-AGEING_S = 30.0
+_BY_URGENCY = operator.attrgetter("urgency")
 _FAILED = EngineFailure("engine_failed", "The engine failed on this step; the request may pass again.", True)
 #: Pixels set aside for each free place: a page at 300 dpi.
 _PIXELS_PER_REQUEST = 8_700_000
@@ -239,9 +238,8 @@ class ThreadedEngine(ABC):
 
     def _by_urgency(self) -> list[Ticket]:
         """What waits, the most urgent first."""
-        now = time.monotonic()
         with self._changed:
-            return sorted(self._waiting.values(), key=lambda ticket: _urgency(ticket, now))
+            return sorted(self._waiting.values(), key=_BY_URGENCY)
 
     def _start(self, ticket: Ticket) -> None:
         self.on_touched(ticket.id)
@@ -285,11 +283,6 @@ class ThreadedEngine(ABC):
         # Where none had started, what waits is the cause: left there, it would fail every turn from now on.
         for ticket in running or inside:
             self._finish(ticket, Done(ticket.id, "", "error", error=_FAILED))
-
-
-def _urgency(ticket: Ticket, now: float) -> tuple[float, float]:
-    rank = _RANKS.get(ticket.request.job_class, _RANKS["normal"])
-    return (rank - (now - ticket.submitted_at) / AGEING_S, ticket.submitted_at)
 
 
 def _over(ticket: Ticket, finish: Finish) -> Done:

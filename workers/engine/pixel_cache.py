@@ -92,4 +92,4 @@ def count_bytes(value: Any) -> int:
 
 
 def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: copy.deepcopy(value) for name, value in data.items()}
+    return {name: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in data.items()}

@@ -16,6 +16,9 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+#: What `new_mark` makes.
+_MARK = re.compile("(Zq[0-9a-f]{24}qZ)")
+
 
 def new_mark() -> str:
     """A string that no user can have written, and that templates leave as it is."""
@@ -50,14 +53,13 @@ class PlainTextTokenizer:
         with self._lock:
             if not texts or not isinstance(text, list):
                 return self._tokenizer(text, *args, **options)
-            pattern = re.compile("(" + "|".join(map(re.escape, texts)) + ")")
-            joined = [pattern.sub(lambda mark: texts[mark.group()], one) for one in text]
+            joined = [_MARK.sub(lambda mark: texts.get(mark.group(), mark.group()), one) for one in text]
             tensors = options.pop("return_tensors", None)
             encoded = self._tokenizer(joined, *args, **options)
             for row, one in enumerate(text):
-                bare = self._ids(pattern.sub("", one), options)
+                bare = self._ids("".join(piece for piece in _MARK.split(one) if piece not in texts), options)
                 if self._controls(encoded["input_ids"][row]) != self._controls(bare):
-                    self._replace(encoded, row, self._encode_apart(pattern.split(one), texts, options))
+                    self._replace(encoded, row, self._encode_apart(_MARK.split(one), texts, options))
             return encoded.convert_to_tensors(tensors) if tensors else encoded
 
     def _controls(self, ids: list[int]) -> list[int]:

@@ -33,6 +33,8 @@ class Plan:
     prepared: Prepared | None = None
     grammar: Grammar | None = None
     failure: EngineFailure | None = None
+    #: Bytes of what is prepared.
+    nbytes: int = 0
 
     @property
     def settled(self) -> bool:
@@ -98,6 +100,7 @@ class PreparingEngine(ThreadedEngine):
                 failure = EngineFailure("preparing_failed", "The request could not be prepared.")
             with self._changed:
                 plan.prepared, plan.grammar, plan.failure = prepared, grammar, failure
+                plan.nbytes = prepared.nbytes if prepared else 0
                 self._moved()
                 self._changed.notify_all()
 
@@ -123,8 +126,7 @@ class PreparingEngine(ThreadedEngine):
 
     def _has_room(self, ticket: Ticket) -> bool:
         """Whether what is ready leaves memory for one more. Call with `_changed` held."""
-        ready = [waiting.plan.prepared for waiting in self._waiting.values() if waiting.plan.prepared]
-        held: int = sum(prepared.nbytes for prepared in ready)
+        held: int = sum(waiting.plan.nbytes for waiting in self._waiting.values())
         return held < self._ready_bytes * (2 if ticket.request.job_class == "interactive" else 1)
 
     def _start(self, ticket: Ticket) -> None:

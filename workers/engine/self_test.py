@@ -6,10 +6,12 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-from workers.engine.features import ALL_OFF, UNPROVEN, Features
+from workers.engine import matmul_attention
+from workers.engine.features import ALL_OFF, CPU_ONLY, UNPROVEN, Features
 from workers.engine.loader import LoadedModel
 from workers.engine.pixel_check import PixelCheck
 from workers.engine.prepared import Prepared
+from workers.engine.quick_modules import check_available
 from workers.engine.trial import Answer, Trial, agrees
 from workers.engine.varlen import UnavailableError
 from workers.engine.vision import VisionEncoder
@@ -76,6 +78,7 @@ class SelfTest:
         for name, needed in needs.items():
             if not found[name]:
                 self.reasons.setdefault(name, f"It needs {needed}.")
+        found |= {name: self._try_on_cpu(name) for name in CPU_ONLY}
         found |= {name: self._try_unproven(name) for name in UNPROVEN}
         return self._combine(Features(**found, **self._check_pixels()))
 
@@ -107,6 +110,17 @@ class SelfTest:
         found = self._met_prefix or self._matches("prefix_reuse", prefix_reuse=True, encoder_cache=encoder)
         return {"prefix_reuse": found, "prefix_before_pictures": False}
 
+    def _try_on_cpu(self, name: str) -> bool:
+        alone = dataclasses.replace(ALL_OFF, **{name: True})
+        try:
+            if alone.matmul_attention:
+                matmul_attention.check_model(self._loaded.model)
+            check_available(self._loaded.model, alone)
+        except UnavailableError as error:
+            self.reasons[name] = str(error)
+            return False
+        return self._matches(name, **{name: True})
+
     def _try_unproven(self, name: str) -> bool:
         if name not in self._attempt:
             self.reasons[name] = "No GPU has run this yet; it is off by default."
@@ -127,7 +141,8 @@ class SelfTest:
         proven = dataclasses.replace(features, **dict.fromkeys(UNPROVEN, False))
         without = dataclasses.replace(proven, prefix_reuse=False, prefix_before_pictures=False, chunked_prefill=False)
         floats = dataclasses.replace(without, pixel_cache=False, uint8_pixels=False)
-        for choice in dict.fromkeys((features, proven, without, floats)):
+        plain = dataclasses.replace(floats, **dict.fromkeys(CPU_ONLY, False))
+        for choice in dict.fromkeys((features, proven, without, floats, plain)):
             if (together := self._run("together", choice)) == len(self._items):
                 self.exact = together
                 return choice
@@ -185,6 +200,8 @@ def _find_untested(name: str, trial: Trial) -> str | None:
         "prefix_reuse": trial.prefixes.hits > 0,
         "prefix_before_pictures": trial.met_picture,
         "chunked_prefill": trial.pieces > 1,
+        # Whether these apply was asked before.
+        **dict.fromkeys(CPU_ONLY, True),
         "varlen_kernel": trial.decoder.kernel is not None and trial.decoder.kernel.calls > 0,
         "cuda_graphs": graphs is not None and graphs.replays > 0,
     }

@@ -19,17 +19,23 @@ from transformers.cache_utils import Cache, DynamicCache
 from workers.engine.scheduler import LengthClass
 from workers.engine.varlen import LiveRows
 
+#: Buffers that grow do so by a multiple of this, in tokens.
+_GROWTH = 128
+
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     """What a model's own attention sees as `past_key_values` during decode: one new token a row, a view back."""
 
-    def __init__(self, slots: int, length: int, *, tokens_first: bool = False) -> None:
+    def __init__(self, slots: int, length: int, *, tokens_first: bool = False, grows: bool = False) -> None:
         # Cache.__init__ wants layer objects; this class keeps its own buffers and answers the same questions.
         self.layers: list[Any] = []
         self.offloading = False
         self.slots = slots
         self.length = length
         self._tokens_first = tokens_first
+        #: Tokens that the buffers have room for in each slot, at most `length`. On a CPU they grow, as rows that lie
+        #: close together are read faster; elsewhere addresses must not change.
+        self.capacity = min(_GROWTH, length) if grows else length
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         #: Set before each forward: the first row, the rows, where each writes, and how far back the longest reads.
@@ -41,6 +47,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     def load(self, slot: int, source: DynamicCache, row: int, start: int, count: int, *, offset: int = 0) -> None:
         """Copy tokens `start .. start+count` of one row of a prefill into a slot, from its token `offset` on."""
         self.allocate(source)
+        self.reserve(offset + count)
         for index, layer in enumerate(source.layers):
             part, place = slice(start, start + count), slice(offset, offset + count)
             self.keys[index][slot, :, place] = layer.keys[row, :, part]
@@ -53,12 +60,27 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
             self.keys.append(keys)
             self.values.append(values)
 
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens in each slot. Raises where memory does not hold them; may be called again."""
+        if tokens <= self.capacity and all(buffer.shape[2] == self.capacity for buffer in (*self.keys, *self.values)):
+            return
+        if tokens > self.capacity:
+            wanted = max(tokens, self.capacity * 5 // 4)
+            self.capacity = min(self.length, -(-wanted // _GROWTH) * _GROWTH)
+        # Ordinary tensors, which may be written to outside of inference mode too.
+        with torch.inference_mode(False), torch.no_grad():
+            for buffers in (self.keys, self.values):
+                for index, buffer in enumerate(buffers):
+                    if buffer.shape[2] < self.capacity:
+                        buffers[index] = self._buffer(buffer)
+                        buffers[index][:, :, : buffer.shape[2]] = buffer
+
     def _buffer(self, like: Tensor) -> Tensor:
         heads, size = like.shape[1], like.shape[3]
         if self._tokens_first:
-            shape = (self.slots, self.length, heads, size)
+            shape = (self.slots, self.capacity, heads, size)
             return torch.zeros(shape, dtype=like.dtype, device=like.device).transpose(1, 2)
-        return torch.zeros((self.slots, heads, self.length, size), dtype=like.dtype, device=like.device)
+        return torch.zeros((self.slots, heads, self.capacity, size), dtype=like.dtype, device=like.device)
 
     def move(self, source: int, target: int, count: int) -> None:
         """Copy the first `count` tokens of one slot into another."""
@@ -121,9 +143,10 @@ class SlotPool:
         bucket: int = 64,
         tokens_first: bool = False,
         spare: bool = False,
+        grows: bool = False,
     ) -> None:
         self.spec = spec
-        self.cache = SlotCache(spec.slots + spare, spec.length, tokens_first=tokens_first)
+        self.cache = SlotCache(spec.slots + spare, spec.length, tokens_first=tokens_first, grows=grows)
         self.owners: list[Any] = []
         self._bucket = bucket
         #: Per slot: tokens stored, the next token to feed, and its position on each axis (`[axes, slots]`).
@@ -182,6 +205,7 @@ class SlotPool:
         window = min(self.spec.length, -(-self.find_longest(first, count) // self._bucket) * self._bucket)
         lengths = self._lengths[active]
         cache = self.cache
+        cache.reserve(window)
         cache.first, cache.rows, cache.write_at, cache.window = first, self._rows[active], lengths.clone(), window
         mask = (self._columns[None, :window] <= lengths[:, None])[:, None, None]
         positions = self._positions[:, active, None]

@@ -11,6 +11,10 @@ from workers.engine.protocol import Done, Finish, OnDone, OnToken, Request, Stag
 
 _log = logging.getLogger(__name__)
 
+_RANKS = {"interactive": 0, "normal": 1, "batch": 2}
+#: Seconds of waiting that lift a request by one class, so that no class starves another.
+AGEING_S = 30.0
+
 
 class Ticket:
     """The handle of a submitted request. Whoever ends it first has ended it; later ends are no-ops."""
@@ -18,6 +22,9 @@ class Ticket:
     def __init__(self, request: Request, on_done: OnDone | None = None, on_token: OnToken | None = None) -> None:
         self.request = request
         self.submitted_at = time.monotonic()
+        #: The least is the most urgent. All wait equally fast, so the order of two never changes.
+        rank = _RANKS.get(request.job_class, _RANKS["normal"])
+        self.urgency = (rank + self.submitted_at / AGEING_S, self.submitted_at)
         #: Set by `cancel` from any thread, read by the engine's thread between steps.
         self.cancelled = False
         #: Characters that were handed out, and how many of the next ones were handed out before.

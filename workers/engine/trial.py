@@ -17,6 +17,7 @@ from workers.engine.pixel_bytes import join_vision
 from workers.engine.prefill import Prefilled, Prefiller
 from workers.engine.prefix import Prefix, PrefixStore
 from workers.engine.prepared import Prepared
+from workers.engine.quick_modules import QuickModules
 from workers.engine.scheduler import LengthClass
 from workers.engine.slots import SlotPool
 from workers.engine.vision import VisionEncoder
@@ -93,6 +94,7 @@ class Trial:
         self.prefixes = PrefixStore(_CACHE_BYTES if features.prefix_reuse else 0)
         self.prefiller = Prefiller(model, self.vision, pad_id=loaded.pad_id, use_encoder=features.encoder_cache)
         self.decoder = build_decoder(model, features)
+        self._quick = QuickModules(model, features)
         #: The most prompts that shared a prefill.
         self.widest = 0
         #: The most pieces that a prompt went in.
@@ -104,6 +106,10 @@ class Trial:
 
     def run(self, items: Sequence[Prepared]) -> list[Answer]:
         """The greedy answer of each request."""
+        with self._quick.applied():
+            return self._run(items)
+
+    def _run(self, items: Sequence[Prepared]) -> list[Answer]:
         length = max(item.total_tokens for item in items)
         pool = self.decoder.new_pool(LengthClass(_SLOTS, length), device=self._device)
         made: Made = {item.id: ([], []) for item in items}
@@ -113,7 +119,7 @@ class Trial:
                 self._prefill(group, pool, made)
             if pool.owners:
                 self._decode(pool, made)
-        self.token_bytes = pool.cache.nbytes() // (pool.cache.slots * length)
+        self.token_bytes = pool.cache.nbytes() // (pool.cache.slots * pool.cache.capacity)
         return [Answer(tokens, torch.stack(scores).float()) for tokens, scores in (made[item.id] for item in items)]
 
     def _next_group(self, waiting: list[Prepared], free: int) -> list[Prepared]:

@@ -162,7 +162,7 @@ def attend(
     if step is None or back is None or not step.kernel.takes(query, key, step.rows.length, options):
         if step is not None:
             step.kernel.passed_on += 1
-        return _pass_on(module, query, key, value, attention_mask, scaling=scaling, **options)
+        return pass_on(module, query, key, value, attention_mask, scaling=scaling, **options)
     step.kernel.calls += 1
     rows = key.shape[0]
     keys, values = (_flatten(part, rows * step.rows.length) for part in (key, value))
@@ -189,7 +189,8 @@ def _flatten(part: Tensor, tokens: int) -> Tensor:
     return part.as_strided((tokens, heads, size), (part.stride(2), part.stride(1), part.stride(3)))
 
 
-def _pass_on(*arguments: Any, **options: Any) -> tuple[Tensor, None]:
+def pass_on(*arguments: Any, **options: Any) -> tuple[Tensor, None]:
+    """What the model's own attention makes of it."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     found: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS[_BASE](*arguments, **options)
