@@ -37,7 +37,9 @@ families: Any = importlib.import_module("families")
 PATIENCE_S = 60.0
 DOCREADER = Path(workers.__file__).parent / "models" / "docreader"
 NewRequest = Callable[..., Request]
-ALL = dataclasses.asdict(Features())
+#: Layers as small as these gain nothing by packed weights.
+UNTRIED = {*UNPROVEN, "packed_weights"}
+ALL = dataclasses.asdict(Features(packed_weights=False))
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl_folder", "llava_folder", "docreader"])
@@ -49,8 +51,7 @@ def any_model(request: pytest.FixtureRequest) -> LoadedModel:
 def test_a_sound_model_has_everything_on(any_model: LoadedModel) -> None:
     verdict = verify_model(any_model)
     # The bundled model's template puts pictures first, so nothing can be said there about a text before one.
-    # Layers as small as these gain nothing by packed weights.
-    untested = {*UNPROVEN, "packed_weights"} | ({"prefix_before_pictures"} if any_model.name == "docreader" else set())
+    untested = UNTRIED | ({"prefix_before_pictures"} if any_model.name == "docreader" else set())
     assert {name for name, on in verdict.features.items() if not on} == untested == set(verdict.reasons)
     assert (verdict.engine, verdict.exact, verdict.of) == ("transformers", 6, 6)
     assert verdict.token_bytes > 0
@@ -135,8 +136,8 @@ def test_what_does_not_match_is_off_and_the_rest_stays_on(
 ) -> None:
     spoil(monkeypatch)
     verdict = verify_model(qwen3_vl)
-    assert {name for name, on in verdict.features.items() if not on} == off | {*UNPROVEN}
-    assert set(verdict.reasons) == off | {*UNPROVEN}
+    assert {name for name, on in verdict.features.items() if not on} == off | UNTRIED
+    assert set(verdict.reasons) == off | UNTRIED
     assert (verdict.engine, verdict.exact) == ("transformers", 6)
 
 
@@ -228,6 +229,8 @@ def test_families_without_a_processor_are_judged_by_given_requests(name: str) ->
     assert (verdict.engine, verdict.exact) == ("transformers", 6), verdict.reasons
     # Gemma's pictures attend both ways, and its masks count from the first token that is computed.
     off = dict.fromkeys(["prefix_before_pictures", "chunked_prefill"] if name == "gemma3" else [], False)
+    # The convolutions of these two say how they pad, and are left alone.
+    off |= dict.fromkeys(["patch_matmul"] if name in ("gemma3", "smolvlm") else [], False)
     assert verdict.features == ALL | off, verdict.reasons
 
 
@@ -258,8 +261,8 @@ def test_what_half_precision_would_hide_is_off() -> None:
     loaded = families.load_family("gemma3", torch.bfloat16)
     verdict = verify_model(loaded, prepare_some(loaded))
     assert verdict.engine == "transformers", verdict.reasons
-    off = {"prefix_reuse", "prefix_before_pictures", "chunked_prefill"}
-    assert {name for name, on in verdict.features.items() if not on} == off | {*UNPROVEN}
+    off = {"prefix_reuse", "prefix_before_pictures", "chunked_prefill", "patch_matmul", "matmul_attention"}
+    assert {name for name, on in verdict.features.items() if not on} == off | UNTRIED
     assert "half precision" in verdict.reasons["prefix_reuse"]
 
 

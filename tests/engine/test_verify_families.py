@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from workers.engine.continuous import open_continuous
-from workers.engine.features import UNPROVEN
+from workers.engine.features import CPU_ONLY, UNPROVEN
 from workers.engine.loader import load_model
 from workers.engine.protocol import Done, Engine, ModelError, Request
 from workers.engine.static import StaticBatchEngine
@@ -48,7 +48,8 @@ def test_a_family_that_nobody_named(name: str, tmp_path: Path, new_request: NewR
         assert REASONS[name] in verdict.reasons["engine"]
         return
     assert (verdict.engine, verdict.exact, verdict.of) == ("transformers", 6, 6), verdict.reasons
-    off = {feature for feature, on in verdict.features.items() if not on}
+    # What a CPU may do quicker depends on the kinds of a family's layers.
+    off = {feature for feature, on in verdict.features.items() if not on} - {*CPU_ONLY}
     assert off == OFF.get(name, set()) | {*UNPROVEN}, verdict.reasons
 
     def build() -> list[Request]:
