@@ -10,8 +10,8 @@ from typing import Any
 _LIMITS = {
     "tiny": "A tiny model on a CPU measures what an engine adds around the arithmetic, not how fast its kernels are: "
     "nothing here says how any of these compare on a GPU or with a model of real size.",
-    "large": "One CPU thread at float32 measures arithmetic that every contestant leaves to the same library: nothing "
-    "here says how any of these compare on a GPU, where memory and launches decide.",
+    "large": "One CPU thread at float32 measures arithmetic, and how weights are laid out for it: nothing here says "
+    "how any of these compare on a GPU, where memory and launches decide.",
 }
 _RATES = (
     "Tokens/s are per second of processor time, which on one otherwise idle core is the time it takes; other work on "
