@@ -70,6 +70,8 @@ def run(desk: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Run a command as a process of its own, as from a shell; killed with the test."""
     with ExitStack() as stack:
+        # What a shell starts in the background ignores Ctrl-C, and so would what it starts in turn.
+        stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
         def start(*words: str) -> subprocess.Popen[str]:
             process = subprocess.Popen(
