@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,6 +118,14 @@ def test_the_command_line_makes_keys_of_tenants(
     assert make_client(token).get("/v1/queue").json["quota"]["tenant"] == "post room"
     listed = CliRunner().invoke(cli.cli, ["keys", "list", "--tenant", "post room"])
     assert token[:11] in listed.output
+    new = json.loads(CliRunner().invoke(cli.cli, ["keys", "create", "--name", "spare", "--json"]).stdout)
+    assert make_client(new["key"]).get("/v1/queue").status_code == 200
+    ended = json.loads(CliRunner().invoke(cli.cli, ["keys", "revoke", new["id"], "--json"]).stdout)
+    assert (ended["id"], ended["status"]) == (new["id"], "revoked")
+    lines = CliRunner().invoke(cli.cli, ["keys", "list", "--json"]).stdout.splitlines()
+    assert ended in [json.loads(line) for line in lines]
+    act = json.loads(CliRunner().invoke(cli.cli, ["audit", "--limit", "1", "--json"]).stdout)
+    assert (act["action"], act["subject"]) == ("key.revoke", new["id"])
     audit = CliRunner().invoke(cli.cli, ["audit"]).output
     assert "tenant.create" in audit
     assert "by the command line" in audit
