@@ -131,7 +131,8 @@ class Bench:
 
     def run_memory(self, count: int) -> dict[str, Any]:
         """Memory over `count` distinct requests, with small caches."""
-        budgets = Budgets(encoder_cache_bytes=_CACHE_MIB * 2**20, prefix_cache_bytes=_CACHE_MIB * 2**20)
+        held = _CACHE_MIB * 2**20
+        budgets = Budgets(encoder_cache_bytes=held, prefix_cache_bytes=held, pixel_cache_bytes=held)
         lengths = workloads.draw_lengths(count)
         slots = 16
         engine = open_continuous(self.loaded, slots=slots, verdict=self.verdict, budgets=budgets)
