@@ -17,44 +17,17 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
     Uuid,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-#: Written into each row; a worker refuses rows of a newer one.
-SCHEMA_VERSION = 1
+from batchinfer.store.columns import SCHEMA_VERSION, class_column, metadata, tenant_column, time_column, version_column
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _time(name: str, *, nullable: bool = True, now: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable, server_default=func.now() if now else None)
-
-
-def _version() -> Column[int]:
-    return Column("schema_version", SmallInteger, nullable=False, server_default=text(str(SCHEMA_VERSION)))
-
-
-def _tenant() -> Column[object]:
-    return Column("tenant_id", Uuid, nullable=False)
-
-
-def _class() -> Column[str]:
-    return Column("class", Text, nullable=False, server_default="normal")
-
+__all__ = ["SCHEMA_VERSION", "metadata"]
 
 tenants = Table(
     "tenants", metadata,
@@ -64,8 +37,8 @@ tenants = Table(
     Column("max_jobs", BigInteger),
     #: Rows that it gets in each of its turns.
     Column("weight", SmallInteger, nullable=False, server_default="1"),
-    _version(),
-    _time("created_at", nullable=False, now=True),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
 )  # fmt: skip
 
 api_keys = Table(
@@ -78,34 +51,34 @@ api_keys = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     #: NULL takes the setting key_requests_per_minute.
     Column("requests_per_minute", Integer),
-    _version(),
-    _time("created_at", nullable=False, now=True),
-    _time("expires_at"), _time("revoked_at"), _time("last_used_at"),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
+    time_column("expires_at"), time_column("revoked_at"), time_column("last_used_at"),
     Index("ix_api_keys_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
 models = Table(
     "models", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(),
+    tenant_column(),
     Column("name", Text, nullable=False, unique=True),
     Column("revision", Text, nullable=False),
     Column("path", Text, nullable=False),
     Column("facts", JSONB, nullable=False, server_default=text("'{}'")),
-    _version(),
-    _time("created_at", nullable=False, now=True),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
 )  # fmt: skip
 
 deployments = Table(
     "deployments", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(),
+    tenant_column(),
     Column("model_id", Uuid, ForeignKey("models.id"), nullable=False),
     Column("engine", Text, nullable=False, server_default="auto"),
     Column("device", Text, nullable=False, server_default="auto"),
     Column("replicas", Integer, nullable=False, server_default="1"),
-    _class(), _version(),
-    _time("created_at", nullable=False, now=True), _time("stopped_at"),
+    class_column(), version_column(),
+    time_column("created_at", nullable=False, now=True), time_column("stopped_at"),
 )  # fmt: skip
 
 leases = Table(
@@ -119,15 +92,16 @@ leases = Table(
     Column("slots", Integer, nullable=False, server_default="0"),
     Column("dead", Boolean, nullable=False, server_default=text("false")),
     Column("info", JSONB, nullable=False, server_default=text("'{}'")),
-    _version(),
-    _time("opened_at", nullable=False, now=True), _time("heartbeat_at", nullable=False, now=True), _time("ended_at"),
+    version_column(),
+    time_column("opened_at", nullable=False, now=True),
+    time_column("heartbeat_at", nullable=False, now=True), time_column("ended_at"),
     Column("end_reason", Text),
 )  # fmt: skip
 
 replicas = Table(
     "replicas", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(),
+    tenant_column(),
     Column("deployment_id", Uuid, ForeignKey("deployments.id")),
     Column("lease_id", Uuid),
     Column("worker", Text, nullable=False),
@@ -138,14 +112,14 @@ replicas = Table(
     Column("state", Text, nullable=False),
     Column("verdict", JSONB), Column("error", JSONB),
     Column("memory_mib", Integer),
-    _version(),
-    _time("created_at", nullable=False, now=True), _time("ready_at"), _time("ended_at"),
+    version_column(),
+    time_column("created_at", nullable=False, now=True), time_column("ready_at"), time_column("ended_at"),
 )  # fmt: skip
 
 jobs = Table(
     "jobs", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(), _class(),
+    tenant_column(), version_column(), class_column(),
     Column("model", Text, nullable=False),
     Column("document_id", Uuid), Column("page", Integer),
     #: Of a batch: its line in the input file, from 1, and the name that the user gave it.
@@ -163,9 +137,10 @@ jobs = Table(
     Column("error", JSONB),
     #: Under which its answer is kept to serve again; NULL where it is not.
     Column("reuse_key", Text),
-    _time("created_at", nullable=False, now=True), _time("started_at"), _time("finished_at"), _time("expires_at"),
+    time_column("created_at", nullable=False, now=True), time_column("started_at"),
+    time_column("finished_at"), time_column("expires_at"),
     #: What it said and was told is gone; the row stays for the counts, and nobody sees it.
-    _time("deleted_at"),
+    time_column("deleted_at"),
     Index("ix_jobs_tenant", "tenant_id", "id"),
     Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
     Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
@@ -178,7 +153,7 @@ jobs = Table(
 results = Table(
     "results", metadata,
     Column("job_id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("attempt", Integer, nullable=False),
     Column("lease_id", Uuid, nullable=False),
     Column("text", Text, nullable=False),
@@ -190,7 +165,7 @@ results = Table(
     Column("logprobs", JSONB),
     #: The job whose answer it is, where no model was asked: then nobody tried, and no tokens were used.
     Column("reused_from", Uuid),
-    _time("created_at", nullable=False, now=True),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_results_created_at", "created_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
@@ -202,8 +177,8 @@ answers = Table(
     Column("key", Text, primary_key=True),
     Column("revision", Text, primary_key=True),
     Column("job_id", Uuid, nullable=False),
-    _version(),
-    _time("created_at", nullable=False, now=True),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_answers_job_id", "job_id"),
 )  # fmt: skip
 
@@ -212,12 +187,12 @@ attempts = Table(
     Column("job_id", Uuid, primary_key=True),
     #: The value of `queue.attempt` during this try, so every ended try leaves one row and no more.
     Column("number", Integer, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("outcome", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("lease_id", Uuid), Column("worker", Text),
     Column("error", JSONB), Column("timings", JSONB),
-    _time("started_at"), _time("finished_at", nullable=False, now=True),
+    time_column("started_at"), time_column("finished_at", nullable=False, now=True),
     Index("ix_attempts_finished_at", "finished_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
@@ -227,7 +202,7 @@ job_blobs = Table(
     "job_blobs", metadata,
     Column("job_id", Uuid, primary_key=True),
     Column("sha256", Text, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Index("ix_job_blobs_blob", "tenant_id", "sha256"),
     postgresql_partition_by="RANGE (job_id)",
 )  # fmt: skip
@@ -237,8 +212,8 @@ queue = Table(
     Column("id", Uuid, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("subject_id", Uuid, nullable=False),
-    _tenant(), _version(),
-    Column("model", Text, nullable=False), _class(),
+    tenant_column(), version_column(),
+    Column("model", Text, nullable=False), class_column(),
     Column("rank", SmallInteger, nullable=False, server_default="1"),
     #: queued, running, or paused with its batch.
     Column("state", Text, nullable=False, server_default="queued"),
@@ -250,9 +225,9 @@ queue = Table(
     Column("suspected", Integer, nullable=False, server_default="0"),
     #: Claims given back by a worker that drained.
     Column("released", Integer, nullable=False, server_default="0"),
-    Column("lease_id", Uuid), _time("leased_at"),
-    _time("available_at", nullable=False, now=True), _time("expires_at"),
-    _time("created_at", nullable=False, now=True),
+    Column("lease_id", Uuid), time_column("leased_at"),
+    time_column("available_at", nullable=False, now=True), time_column("expires_at"),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_queue_ready", "kind", "model", "rank", "tenant_id", "id", postgresql_where=text("state = 'queued'")),
     Index("ix_queue_lease", "lease_id", postgresql_where=text("state = 'running'")),
     Index("ix_queue_paused", "id", postgresql_where=text("state = 'paused'")),
@@ -264,7 +239,7 @@ queue = Table(
 documents = Table(
     "documents", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(), _class(),
+    tenant_column(), version_column(), class_column(),
     Column("model", Text, nullable=False), Column("key_id", Uuid),
     Column("filename", Text), Column("media_type", Text, nullable=False),
     Column("blob", Text, nullable=False),
@@ -274,7 +249,8 @@ documents = Table(
     #: Pages whose jobs exist; rendering goes on here after a crash.
     Column("rendered", Integer, nullable=False, server_default="0"),
     Column("error", JSONB),
-    _time("created_at", nullable=False, now=True), _time("started_at"), _time("rendered_at"), _time("expires_at"),
+    time_column("created_at", nullable=False, now=True), time_column("started_at"),
+    time_column("rendered_at"), time_column("expires_at"),
     Index("ix_documents_tenant", "tenant_id", "id"),
     Index("ix_documents_blob", "tenant_id", "blob"),
 )  # fmt: skip
@@ -285,12 +261,12 @@ blobs = Table(
     Column("sha256", Text, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("media_type", Text, nullable=False),
-    _version(),
-    _time("created_at", nullable=False, now=True),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
     #: When a job or document last came to refer to it, to within an hour.
-    _time("used_at", nullable=False, now=True),
+    time_column("used_at", nullable=False, now=True),
     #: Something that referred to it was deleted: from then on it goes, unless anything else refers to it.
-    _time("erase_at"),
+    time_column("erase_at"),
     Index("ix_blobs_used_at", "used_at"),
     Index("ix_blobs_erase_at", "erase_at", postgresql_where=text("erase_at IS NOT NULL")),
 )  # fmt: skip
@@ -299,7 +275,7 @@ blobs = Table(
 outbox = Table(
     "outbox", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     #: Who delivers it.
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False), Column("subject_id", Uuid, nullable=False),
@@ -310,7 +286,7 @@ outbox = Table(
     Column("final_state", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("error", JSONB),
-    _time("created_at", nullable=False, now=True), _time("finished_at"),
+    time_column("created_at", nullable=False, now=True), time_column("finished_at"),
     Index("ix_outbox_subject", "subject_id", "id"),
     Index("ix_outbox_endpoint", "endpoint_id", "id", postgresql_where=text("endpoint_id IS NOT NULL")),
     Index("ix_outbox_waiting", "endpoint_id",
@@ -321,20 +297,20 @@ outbox = Table(
 webhook_endpoints = Table(
     "webhook_endpoints", metadata,
     Column("id", Uuid, primary_key=True),
-    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False), _version(),
+    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False), version_column(),
     Column("name", Text, nullable=False), Column("url", Text, nullable=False),
     Column("event_types", ARRAY(Text), nullable=False),
     Column("secret", Text, nullable=False),
-    Column("old_secret", Text), _time("old_secret_until"),
+    Column("old_secret", Text), time_column("old_secret_until"),
     #: How long a delivery is tried: the setting delivery_hours, which upkeep keeps here.
     Column("give_up_s", Integer, nullable=False),
     #: Failed tries since one was taken, and the first of them.
-    Column("failures", Integer, nullable=False, server_default="0"), _time("failing_since"),
+    Column("failures", Integer, nullable=False, server_default="0"), time_column("failing_since"),
     Column("last_error", JSONB),
     #: Nothing is sent before; a hundred years away while it is disabled.
-    _time("held_until"),
-    _time("disabled_at"), Column("disabled_reason", Text),
-    _time("created_at", nullable=False, now=True), _time("updated_at", nullable=False, now=True),
+    time_column("held_until"),
+    time_column("disabled_at"), Column("disabled_reason", Text),
+    time_column("created_at", nullable=False, now=True), time_column("updated_at", nullable=False, now=True),
     Index("ix_webhook_endpoints_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
@@ -342,11 +318,11 @@ webhook_endpoints = Table(
 files = Table(
     "files", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("filename", Text, nullable=False), Column("purpose", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("blob", Text, nullable=False),
-    _time("created_at", nullable=False, now=True), _time("expires_at"), _time("deleted_at"),
+    time_column("created_at", nullable=False, now=True), time_column("expires_at"), time_column("deleted_at"),
     Index("ix_files_tenant", "tenant_id", "id"),
     Index("ix_files_blob", "blob"),
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL AND deleted_at IS NULL")),
@@ -356,13 +332,13 @@ files = Table(
 uploads = Table(
     "uploads", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("filename", Text, nullable=False), Column("purpose", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("status", Text, nullable=False, server_default="pending"),
     Column("file_id", Uuid),
     Column("file_expires_s", Integer),
-    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
+    time_column("created_at", nullable=False, now=True), time_column("expires_at", nullable=False),
     Index("ix_uploads_expires_at", "expires_at"),
 )  # fmt: skip
 
@@ -370,10 +346,10 @@ upload_parts = Table(
     "upload_parts", metadata,
     Column("id", Uuid, primary_key=True),
     Column("upload_id", Uuid, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("size_bytes", BigInteger, nullable=False),
     Column("blob", Text, nullable=False),
-    _time("created_at", nullable=False, now=True),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_upload_parts_upload", "upload_id"),
     Index("ix_upload_parts_blob", "blob"),
 )  # fmt: skip
@@ -382,7 +358,7 @@ upload_parts = Table(
 batches = Table(
     "batches", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(), _class(),
+    tenant_column(), version_column(), class_column(),
     Column("status", Text, nullable=False, server_default="validating"),
     Column("endpoint", Text, nullable=False),
     Column("completion_window", Text, nullable=False),
@@ -399,8 +375,8 @@ batches = Table(
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "images")),
     Column("cache_hits", Integer, nullable=False, server_default="0"),
-    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
-    *(_time(name) for name in ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at",
+    time_column("created_at", nullable=False, now=True), time_column("expires_at", nullable=False),
+    *(time_column(name) for name in ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at",
                                "cancelling_at", "cancelled_at", "paused_at")),
     Index("ix_batches_tenant", "tenant_id", "id"),
     Index("ix_batches_live", "status", postgresql_where=text(
@@ -414,19 +390,19 @@ idempotency_keys = Table(
     Column("key", Text, primary_key=True),
     Column("request_sha256", LargeBinary, nullable=False),
     Column("resource", Text, nullable=False), Column("resource_id", Uuid, nullable=False),
-    _version(),
-    _time("created_at", nullable=False, now=True), _time("expires_at", nullable=False),
+    version_column(),
+    time_column("created_at", nullable=False, now=True), time_column("expires_at", nullable=False),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
 )  # fmt: skip
 
 events = Table(
     "events", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("subject", Text, nullable=False), Column("subject_id", Uuid, nullable=False),
     Column("event", Text, nullable=False),
     Column("actor", Text), Column("data", JSONB, nullable=False, server_default=text("'{}'")),
-    _time("created_at", nullable=False, now=True),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_events_subject", "subject_id", "id"),
 )  # fmt: skip
 
@@ -436,10 +412,10 @@ changes = Table(
     #: The transaction: what is below the oldest one under way is complete, and gets nothing more.
     Column("xid", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, Identity(always=True), primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("subject", Text, nullable=False), Column("state", Text, nullable=False),
     Column("ids", ARRAY(Uuid), nullable=False),
-    _time("created_at", nullable=False, now=True),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_changes_tenant", "tenant_id", "xid", "seq"),
 )  # fmt: skip
 
@@ -447,14 +423,14 @@ changes = Table(
 audit = Table(
     "audit", metadata,
     Column("id", Uuid, primary_key=True),
-    _tenant(), _version(),
+    tenant_column(), version_column(),
     Column("actor_tenant_id", Uuid, nullable=False),
     Column("actor", Text, nullable=False),
     #: NULL: the command line, or the installation itself.
     Column("key_id", Uuid),
     Column("action", Text, nullable=False), Column("subject", Text, nullable=False),
     Column("data", JSONB, nullable=False, server_default=text("'{}'")),
-    _time("created_at", nullable=False, now=True),
+    time_column("created_at", nullable=False, now=True),
     Index("ix_audit_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
@@ -468,7 +444,7 @@ minutes = Table(
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
                    "prompt_tokens", "completion_tokens", "images", "reused")),
-    _version(),
+    version_column(),
 )  # fmt: skip
 
 #: What results used, a day of UTC; raised in the transaction that stores them, and kept when they are gone.
@@ -484,7 +460,7 @@ usage = Table(
     *(Column(name, BigInteger, nullable=False, server_default="0")
       for name in ("jobs", "prompt_tokens", "completion_tokens", "image_tokens", "cached_tokens", "images",
                    "device_us")),
-    _version(),
+    version_column(),
 )  # fmt: skip
 
 pauses = Table(
@@ -493,8 +469,8 @@ pauses = Table(
     #: What is paused: rows that match every column that is not NULL. A narrower scope is one more such column.
     Column("tenant_id", Uuid), Column("model", Text),
     Column("actor", Text, nullable=False),
-    _version(),
-    _time("created_at", nullable=False, now=True),
+    version_column(),
+    time_column("created_at", nullable=False, now=True),
 )  # fmt: skip
 
 backlog = Table(
@@ -505,7 +481,7 @@ backlog = Table(
     Column("shard", SmallInteger, primary_key=True),
     #: Jobs submitted less jobs ended; one row alone may be below zero.
     Column("jobs", BigInteger, nullable=False),
-    _version(),
+    version_column(),
     postgresql_with={"fillfactor": "50", "autovacuum_vacuum_scale_factor": "0.0",
                      "autovacuum_vacuum_threshold": "1000", "autovacuum_vacuum_cost_delay": "0"},
 )  # fmt: skip
@@ -513,6 +489,6 @@ backlog = Table(
 ticks = Table(
     "ticks", metadata,
     Column("name", Text, primary_key=True),
-    _version(),
-    _time("ticked_at", nullable=False, now=True),
+    version_column(),
+    time_column("ticked_at", nullable=False, now=True),
 )  # fmt: skip
