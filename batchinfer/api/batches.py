@@ -98,8 +98,10 @@ def resume_batch(path: BatchPath) -> Response:
 )  # fmt: skip
 def reclass_batch(path: BatchPath) -> Response:
     """Give the lines of a batch that have not ended another class."""
-    body, _ = read_json("/v1/batches/reclass")
+    caller().require("cancel")
     batch_id = parse_id(BATCH, path.batch_id)
+    batches.get_own(current().context, caller(), batch_id)  # what is not there is that first, whatever the body says
+    body, _ = read_json("/v1/batches/reclass")
     return reply(show_batch(batch_controls.reclass_batch(current().context, caller(), batch_id, parse_class(body))))
 
 

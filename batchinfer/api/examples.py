@@ -20,6 +20,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "validate_batch": {"a file": _BATCH},
     "retry_batch": {"what failed": {"only": ["failed"], "merge": True}},
     "create_upload": {"a batch": {"filename": "in.jsonl", "bytes": 2, "purpose": "batch"}},
+    "create_webhook_endpoint": {
+        "of batches": {
+            "name": "nights",
+            "url": "https://example.com/hook",
+            "event_types": ["batch.completed", "batch.failed"],
+        }
+    },
+    "change_webhook_endpoint": {"another address": {"url": "https://example.com/other"}},
+    "rotate_webhook_secret": {"with the former beside it": {"keep_old_secret_active_for_24_hours": True}},
+    "test_webhook_endpoint": {"of a batch": {"event_type": "batch.completed"}},
+    "reclass_batch": {"before others": {"class": "interactive"}},
     "complete_upload": {"one part": {"part_ids": [f"part_{_ID}"]}},
 }
 

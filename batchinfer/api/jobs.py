@@ -113,6 +113,8 @@ def release_job(path: JobPath) -> Response:
 )
 def retry_job(path: JobPath) -> Response:
     """Do a job that ended without a result again, as a new job. Once: after that it is the new one's turn."""
+    caller().require("submit")
+    read_idempotency("/v1/jobs", b"")  # a key that is none is refused whatever the id is
     job_id = parse_id(JOB, path.job_id)
     idempotency = read_idempotency("/v1/jobs/{id}/retry", hash_body(job_id.bytes))
     job, replayed = repeats.retry_job(current().context, caller(), job_id, idempotency)

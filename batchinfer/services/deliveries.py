@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchinfer.domain.ids import BATCH, JOB, RESPONSE, new_id, show_id
+from batchinfer.domain.ids import BATCH, DELIVERY, JOB, RESPONSE, new_id, show_id
 from batchinfer.errors import BadRequest, Conflict, NotFound, Overrun
 from batchinfer.services.context import Page
 from batchinfer.services.sending import TEST
-from batchinfer.services.webhooks import find_give_up_s, require_endpoint
+from batchinfer.services.webhooks import find_give_up_s, note_act, require_endpoint
 from batchinfer.store import outbox as store
 from batchinfer.store.telling import Happening, tell
 
@@ -66,6 +66,7 @@ def deliver_again(ctx: Context, caller: Caller, endpoint_id: UUID, delivery_id: 
         if endpoint.disabled_at is not None:
             raise Conflict("The webhook endpoint is disabled. Enable it first.", code="webhook_endpoint_disabled")
         store.deliver_again(tx, found, give_up_s=find_give_up_s(ctx))
+        note_act(tx, caller, endpoint_id, "redeliver", delivery=show_id(DELIVERY, delivery_id))
     ctx.announcer.announce_cpu([delivery_id])
     return _find(ctx, caller, endpoint_id, delivery_id)
 
@@ -81,6 +82,7 @@ def send_test(ctx: Context, caller: Caller, endpoint_id: UUID, event_type: str |
     with ctx.db.transaction() as tx:
         event_type = event_type or require_endpoint(tx, caller, endpoint_id).event_types[0]
         delivery_id = _put_test(ctx, tx, caller, endpoint_id, event_type)
+        note_act(tx, caller, endpoint_id, "test", event_type=event_type)
     ctx.announcer.announce_cpu([delivery_id])
     deadline = time.monotonic() + ctx.settings.webhook_timeout_s + _SPARE_S
     while time.monotonic() < deadline:

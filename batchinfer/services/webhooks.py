@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.ids import new_id
+from batchinfer.domain.ids import ENDPOINT, new_id, show_id
 from batchinfer.domain.webhooks import MAX_ENDPOINTS, OVERLAP_HOURS, make_secret
 from batchinfer.errors import BadRequest, Failure, NotFound
+from batchinfer.services.audit import note
 from batchinfer.services.context import Page
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import webhooks as store
-from batchinfer.store.events import Event, record
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -47,7 +47,7 @@ def create_endpoint(
             store.insert_endpoint(
                 tx, endpoint_id, caller.tenant_id, request, secret=make_secret(), give_up_s=find_give_up_s(ctx)
             )
-            _note(tx, caller, endpoint_id, "created", url=request.url)
+            note_act(tx, caller, endpoint_id, "create", url=request.url)
     except Replayed as replay:
         return _find(ctx, caller, replay.found.resource_id), True
     return _find(ctx, caller, endpoint_id), False
@@ -77,7 +77,7 @@ def change_endpoint(ctx: Context, caller: Caller, endpoint_id: UUID, request: En
     caller.require("admin")
     with ctx.db.transaction() as tx:
         if store.change_endpoint(tx, caller.tenant_id, endpoint_id, request):
-            _note(tx, caller, endpoint_id, "changed", url=request.url)
+            note_act(tx, caller, endpoint_id, "change", url=request.url)
     return _find(ctx, caller, endpoint_id)
 
 
@@ -87,7 +87,7 @@ def delete_endpoint(ctx: Context, caller: Caller, endpoint_id: UUID) -> None:
     with ctx.db.transaction() as tx:
         if not store.delete_endpoint(tx, caller.tenant_id, endpoint_id, error=_DELETED):
             raise _make_missing()
-        _note(tx, caller, endpoint_id, "deleted")
+        note_act(tx, caller, endpoint_id, "delete")
 
 
 def rotate_secret(ctx: Context, caller: Caller, endpoint_id: UUID, *, keep_old: bool) -> Endpoint:
@@ -97,7 +97,7 @@ def rotate_secret(ctx: Context, caller: Caller, endpoint_id: UUID, *, keep_old: 
     with ctx.db.transaction() as tx:
         if not store.rotate_secret(tx, caller.tenant_id, endpoint_id, make_secret(), overlap_h=overlap_h):
             raise _make_missing()
-        _note(tx, caller, endpoint_id, "rotated", keep_old=keep_old)
+        note_act(tx, caller, endpoint_id, "rotate", keep_old=keep_old)
     return _find(ctx, caller, endpoint_id)
 
 
@@ -108,7 +108,7 @@ def enable_endpoint(ctx: Context, caller: Caller, endpoint_id: UUID) -> Endpoint
         freed = store.enable_endpoint(tx, caller.tenant_id, endpoint_id)
         if freed is None:
             raise _make_missing()
-        _note(tx, caller, endpoint_id, "enabled")
+        note_act(tx, caller, endpoint_id, "enable")
     ctx.announcer.announce_cpu(freed)
     return _find(ctx, caller, endpoint_id)
 
@@ -137,5 +137,6 @@ def _make_missing() -> NotFound:
     return NotFound("No webhook endpoint with this id. It may have been deleted.", code="webhook_endpoint_not_found")
 
 
-def _note(tx: Transaction, caller: Caller, endpoint_id: UUID, event: str, **data: Any) -> None:
-    record(tx, [Event(caller.tenant_id, SUBJECT, endpoint_id, event, caller.actor, data)])
+def note_act(tx: Transaction, caller: Caller, endpoint_id: UUID, act: str, **data: Any) -> None:
+    """The audit row of what was done to an endpoint, in the transaction that does it."""
+    note(tx, caller, f"webhook.{act}", show_id(ENDPOINT, endpoint_id), **data)

@@ -27,7 +27,11 @@ LINE = {
     "body": {"model": "docreader", "messages": [{"role": "user", "content": "hello"}]},
 }
 #: Where nobody answers while the example waits, and where the example's batch has nothing to do again.
-OTHERWISE = {"create_chat_completion": (504, "timeout"), "retry_batch": (400, "batch_not_retryable")}
+OTHERWISE = {
+    "create_chat_completion": (504, "timeout"),
+    "retry_batch": (400, "batch_not_retryable"),
+    "test_webhook_endpoint": (504, "timeout"),
+}
 
 
 @pytest.fixture
@@ -57,7 +61,9 @@ def make_things(client: FlaskClient) -> dict[str, str]:
     upload = client.post("/v1/uploads", json={"filename": "a", "bytes": 2, "purpose": "batch"}).json["id"]
     part = client.post(f"/v1/uploads/{upload}/parts", data={"data": (io.BytesIO(b"{}"), "upload")}).json["id"]
     batch = client.post("/v1/batches", json=wanted).json["id"]
-    return {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch}
+    hook = {"name": "mine", "url": "https://example.com/hook", "event_types": ["job.cancelled"]}
+    endpoint = client.post("/v1/webhook_endpoints", json=hook).json["id"]
+    return {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch, "we_": endpoint}
 
 
 def test_every_body_has_an_example_that_fits_its_schema(client: FlaskClient) -> None:
@@ -74,14 +80,15 @@ def test_every_body_has_an_example_that_fits_its_schema(client: FlaskClient) -> 
     assert seen >= 15
 
 
-def test_the_service_takes_every_example(client: FlaskClient) -> None:
+def test_the_service_takes_every_example(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchinfer.services.deliveries._SPARE_S", -9.8)  # nobody sends the test event here
     things = make_things(client)
 
     def fill(text: str) -> str:
         """The same with ids of things that are there."""
         return re.sub(r"(file-|upload_|part_|batch_)[0-9a-f]{32}", lambda found: things[found[1]], text)
 
-    paths = {f"{{{prefix[:-1]}_id}}": made for prefix, made in things.items()}
+    paths = {f"{{{prefix[:-1]}_id}}": made for prefix, made in things.items()} | {"{endpoint_id}": things["we_"]}
     for method, path, operation, content in bodies(client.get("/openapi.json").json):
         for name, made in paths.items():
             path = path.replace(name, made)  # noqa: PLW2901
