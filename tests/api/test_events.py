@@ -109,7 +109,7 @@ def test_a_stream_ends_with_its_key(
     key, token = keys.create_key(context, "short", ["read"])
     answer = make_client(token).get("/v1/events", headers=STREAM, buffered=False)
     started = time.monotonic()
-    threading.Timer(0.5, lambda: keys.revoke_key(context, caller, f"key_{key.id.hex}")).start()
+    threading.Timer(0.5, lambda: keys.revoke_key(context, caller, key.id)).start()
     answer.get_data()
     assert time.monotonic() - started < 50
 

@@ -105,7 +105,7 @@ def check(strategy: Any, headers: dict[str, str], ids: dict[str, str], *, strict
 
     @seed(SEED)
     @settings(
-        max_examples=EXAMPLES or 5,
+        max_examples=EXAMPLES or 3,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if EXAMPLES else [])],

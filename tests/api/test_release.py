@@ -1,15 +1,12 @@
-"""Quarantined jobs over HTTP and on the command line: seen, released, run again."""
+"""Quarantined jobs over HTTP: seen, released, run again."""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import text
 
-from batchinfer import cli
 from batchinfer.services import work
 from batchinfer.services.keys import create_key
 
@@ -50,19 +47,3 @@ def test_it_needs_the_scope(app: OpenAPI, context: Context, quarantined: str) ->
 @pytest.mark.parametrize("job_id", ["job_" + "0" * 32, "nonsense"])
 def test_one_that_is_not_there(client: FlaskClient, job_id: str) -> None:
     assert client.post(f"/v1/jobs/{job_id}/release").status_code in (400, 404)
-
-
-def test_the_command_line_lists_and_releases(
-    client: FlaskClient, quarantined: str, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from contextlib import nullcontext
-
-    module = sys.modules["batchinfer.cli.jobs"]  # the package's name `jobs` is the command
-    monkeypatch.setattr(module, "context", lambda _home: nullcontext(context))
-    runner = CliRunner()
-    assert "one of" in runner.invoke(cli.cli, ["jobs", "list", "--state", "lost"]).output
-    listed = runner.invoke(cli.cli, ["jobs", "list", "--state", "quarantined"])
-    assert listed.exit_code == 0
-    released = runner.invoke(cli.cli, ["jobs", "release", quarantined])
-    assert released.exit_code == 0
-    assert client.get(f"/v1/jobs/{quarantined}").json["status"] == "queued"

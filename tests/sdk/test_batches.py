@@ -85,8 +85,9 @@ def test_a_file_with_an_expiry_and_one_of_bare_bytes(client: openai.OpenAI) -> N
 
 def test_a_batch_from_validating_to_completed(client: openai.OpenAI, model: str, line_schema: dict[str, Any]) -> None:
     batch = create(client, write_lines(model, "one", "two"), metadata={"night": "1"})
-    assert (batch.status, batch.object, batch.metadata) == ("validating", "batch", {"night": "1"})
-    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (0, 0, 0)
+    assert batch.status in {"validating", "in_progress"}  # a worker may be quicker than the answer
+    assert (batch.object, batch.metadata) == ("batch", {"night": "1"})
+    assert batch.request_counts.failed == 0
     batch = wait_for(client, batch)
     assert batch.status == "completed"
     assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (2, 2, 0)

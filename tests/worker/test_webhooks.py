@@ -57,6 +57,7 @@ def told(work: Any, endpoint: UUID) -> list[Any]:
     return deliveries.list_deliveries(work.ctx, work.caller, endpoint, limit=100).data
 
 
+@pytest.mark.parametrize("lease_ttl_s", [3.0])
 def test_a_worker_that_is_killed_while_it_delivers_is_followed_by_another_with_the_same_id(
     work: Any, launcher: Any, until: Any, endpoint: UUID, receiver: Any, hung: threading.Event
 ) -> None:
