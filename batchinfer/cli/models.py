@@ -10,7 +10,7 @@ from typing import cast
 
 import click
 
-from batchinfer.cli.local import HOME, context, load
+from batchinfer.cli.local import HOME, context, load, operator
 from batchinfer.cli.output import say
 from batchinfer.errors import Unavailable
 
@@ -30,8 +30,7 @@ def add_model(home: Path | None, model: str | None) -> None:
 
     folder = find_model(model, load(home).home, fake=False)
     with context(home) as ctx:
-        service.register_model(ctx, folder.name, str(folder.path), folder.revision, folder.facts)
-        service.ensure_deployment(ctx, folder.name)
+        service.add_model(ctx, operator(), folder.name, str(folder.path), folder.revision, folder.facts)
     say(f"{folder.name} is known, revision {folder.revision}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.errors import NotFound
+from batchinfer.services.audit import note
 from batchinfer.store import fleet
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ def register_model(ctx: Context, name: str, path: str, revision: str, facts: dic
     """Make a model folder known under a name; the same name again replaces path, revision and facts."""
     with ctx.db.transaction() as tx:
         return fleet.register_model(tx, name=name, path=path, revision=revision, facts=facts or {})
+
+
+def add_model(ctx: Context, caller: Caller, name: str, path: str, revision: str, facts: dict[str, Any]) -> None:
+    """An operator's act: make a model folder known, and want it on any device. Raises Forbidden."""
+    caller.require("launch")
+    with ctx.db.transaction() as tx:
+        fleet.register_model(tx, name=name, path=path, revision=revision, facts=facts)
+        fleet.ensure_deployment(tx, model=name, engine="auto", device="auto", replicas=1)
+        note(tx, caller, "model.add", name, revision=revision)
 
 
 def ensure_deployment(

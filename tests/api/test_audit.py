@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
 
 from batchinfer.api.openapi import make_document
-from batchinfer.services import audit, scheduling
+from batchinfer.errors import Forbidden
+from batchinfer.services import audit, models, scheduling
 from batchinfer.services.keys import create_key
 
 if TYPE_CHECKING:
@@ -123,3 +125,14 @@ def test_an_act_that_cannot_be_noted_is_not_done(context: Context, caller: Calle
 def test_rows_say_who_at_the_command_line(context: Context, caller: Caller) -> None:
     (made,) = audit.list_acts(context, caller).data
     assert (made.act.action, made.act.actor, made.act.key_id) == ("key.create", "the command line", None)
+
+
+def test_a_model_is_added_with_its_row_or_not_at_all(context: Context, caller: Caller) -> None:
+    models.add_model(context, caller, "reader", "models/reader", "r1", {})
+    newest = audit.list_acts(context, caller).data[0].act
+    assert (newest.action, newest.subject, newest.data) == ("model.add", "reader", {"revision": "r1"})
+    assert [wanted.model for wanted in models.list_deployments(context)] == ["reader"]
+    reader = replace(caller, scopes=frozenset({"read", "submit"}))
+    with pytest.raises(Forbidden):
+        models.add_model(context, reader, "other", "models/other", "r1", {})
+    assert models.find_model(context, "other") is None
