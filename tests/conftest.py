@@ -217,7 +217,9 @@ class _new_database:  # noqa: N801 - used like a function
         self.template = template
 
     def __enter__(self) -> str:
-        copy = f' TEMPLATE "{self.template}"' if self.template else ""
+        # Whole files: half the time of the other way where nothing waits for the disk, as in our own servers.
+        how = "" if EXTERNAL_DATABASE else " STRATEGY FILE_COPY"
+        copy = f' TEMPLATE "{self.template}"{how}' if self.template else ""
         self._run(f'CREATE DATABASE "{self.name}"{copy}')
         return self.name
 
