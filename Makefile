@@ -46,7 +46,7 @@ $(VENV)/openai-1: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'openai>=1.99,<2' distro 'jiter<1' sniffio
 
 test-long: $(VENV)/.dev $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser
-	@$(BIN)/python -m pytest -m 'long and not browser and not chaos'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'long and not browser and not chaos'
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
