@@ -31,8 +31,8 @@ _TABLES = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to
 
 
 def first_id(day: date) -> UUID:
-    """The smallest UUIDv7 that can be made on a day (its version and variant bits left at zero)."""
-    milliseconds = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
+    """The smallest UUIDv7 that can be made on a day (version and variant bits left at zero); none is before 1970."""
+    milliseconds = max(0, int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000))
     return UUID(int=milliseconds << 80)
 
 

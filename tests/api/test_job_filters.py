@@ -17,6 +17,8 @@ from batchinfer.domain.jobs import JobClass
 from batchinfer.store import jobs, queue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask.testing import FlaskClient
 
     from batchinfer.services.context import Context
@@ -105,3 +107,12 @@ def test_a_bad_filter_is_named(client: FlaskClient, query: str, param: str) -> N
     answer = client.get(f"/v1/jobs?{query}")
     assert (answer.status_code, answer.json["error"]["param"]) == (400, param)
     assert param in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("bound", ["0", "0.22", "10000000000"])
+def test_the_ends_of_time_are_bounds_too(client: FlaskClient, ask: Callable[..., dict[str, Any]], bound: str) -> None:
+    job_id = client.post("/v1/jobs", json=ask()).json["id"]
+    since = client.get(f"/v1/jobs?created_from={bound}").json["data"]
+    until = client.get(f"/v1/jobs?created_before={bound}").json["data"]
+    assert [[job["id"] for job in found] for found in (since, until)].count([job_id]) == 1
+    assert [] in (since, until)

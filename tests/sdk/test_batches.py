@@ -92,7 +92,8 @@ def test_a_batch_from_validating_to_completed(client: openai.OpenAI, model: str,
     assert batch.status == "completed"
     assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (2, 2, 0)
     assert batch.error_file_id is None
-    assert batch.usage.total_tokens == batch.usage.input_tokens + batch.usage.output_tokens > 0
+    usage = batch.usage if isinstance(batch.usage, dict) else batch.usage.model_dump()  # 1.x does not type it
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"] > 0
     found = read(client, batch.output_file_id, line_schema)
     assert set(found) == {"page-1", "page-2"}
     assert found["page-1"]["response"]["body"]["choices"][0]["message"]["content"]

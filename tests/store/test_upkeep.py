@@ -54,6 +54,7 @@ def test_a_days_ids_lie_in_its_partition(bench):
     assert [row.id for row in ids] == [job_id]
     assert partitions.first_id(today) < new_id() < partitions.first_id(today + timedelta(days=1))
     assert partitions.first_id(date(1970, 1, 2)) == UUID(int=86_400_000 << 80)
+    assert partitions.first_id(date(1969, 12, 31)) == UUID(int=0), "no id is older"
 
 
 def test_partitions_are_made_ahead_once_whoever_asks(context):
