@@ -20,7 +20,7 @@ from batchinfer.api.batch_item_schemas import (
 from batchinfer.api.batch_schemas import CREATE, BatchBody, BatchFaults
 from batchinfer.api.batches import show_batch
 from batchinfer.api.bodies import reply
-from batchinfer.api.idempotency import read_idempotency
+from batchinfer.api.idempotency import check_key
 from batchinfer.api.lines import has_lines, open_lines, read_options, refuse_options
 from batchinfer.api.lists import read_cursor, show_page
 from batchinfer.api.openapi import KEY, refusals
@@ -81,7 +81,7 @@ def retry_batch(path: BatchPath) -> Response:
     """Make a new batch of those lines of an ended one that have no answer. Its files hold the lines of both, each as it
     ended last, unless `merge` is false."""
     caller().require("submit")
-    read_idempotency("/v1/batches", b"")  # a key that is none is refused whatever the id is
+    check_key()  # a key that is none is refused whatever the id is
     batch_id = parse_id(BATCH, path.batch_id)
     body, idempotency = read_optional_json(f"/v1/batches/{batch_id.hex}/retry")
     batch, replayed = batch_items.retry_batch(current().context, caller(), batch_id, parse_retry(body), idempotency)

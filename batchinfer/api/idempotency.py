@@ -21,16 +21,25 @@ _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 def read_idempotency(route: str, request_sha256: bytes) -> Idempotency | None:
     """The key of this request, if it has one. Raises BadRequest for one that is no key."""
-    key = request.headers.get("Idempotency-Key")
+    key = check_key()
     if key is None:
         return None
-    if not _KEY.fullmatch(key):
+    return Idempotency(method=request.method, route=route, key=key, request_sha256=request_sha256)
+
+
+def check_key() -> str | None:
+    """The key as it came, if there is one: for a route that refuses one that is none before it looks at anything else.
+
+    Raises BadRequest for one that is no key.
+    """
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
         raise BadRequest(
             "The header Idempotency-Key must have 1 to 255 printable ASCII characters, a UUID for example.",
             code="invalid_idempotency_key",
             param="Idempotency-Key",
         )
-    return Idempotency(method=request.method, route=route, key=key, request_sha256=request_sha256)
+    return key
 
 
 def hash_body(raw: bytes) -> bytes:

@@ -8,7 +8,7 @@ from flask_openapi.blueprint import APIBlueprint
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply, show_attempt, show_document, show_job
 from batchinfer.api.conditional import reply_tagged
-from batchinfer.api.idempotency import hash_body, read_idempotency
+from batchinfer.api.idempotency import check_key, hash_body, read_idempotency
 from batchinfer.api.lists import read_cursor, read_pairs, read_time, show_page
 from batchinfer.api.openapi import KEY, SUBMISSION, SUBMITTED, UNCHANGED, refusals
 from batchinfer.api.queries import JobPath, JobsQuery, WaitQuery
@@ -114,7 +114,7 @@ def release_job(path: JobPath) -> Response:
 def retry_job(path: JobPath) -> Response:
     """Do a job that ended without a result again, as a new job. Once: after that it is the new one's turn."""
     caller().require("submit")
-    read_idempotency("/v1/jobs", b"")  # a key that is none is refused whatever the id is
+    check_key()  # a key that is none is refused whatever the id is
     job_id = parse_id(JOB, path.job_id)
     idempotency = read_idempotency("/v1/jobs/{id}/retry", hash_body(job_id.bytes))
     job, replayed = repeats.retry_job(current().context, caller(), job_id, idempotency)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.parts import render_goals, render_machines
+
 _TITLE = "# What the HTTP API costs\n\n"
 _INTRO = (
     "By `make bench-api`. Web server, Postgres (fsync on), Valkey, workers and the measuring clients share the "
@@ -17,13 +19,13 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     """Write api.json and api.md anew."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "api.json").write_text(json.dumps(found, indent=1) + "\n")
-    sections = [_TITLE, _INTRO, _goals(found)]
+    sections = [_TITLE, _INTRO, render_goals(judge(found))]
     for name, describe in (
         ("submission", _submission), ("batch", _batch), ("waiting", _waiting), ("service", _service),
     ):  # fmt: skip
         if name in found:
             sections.append(describe(found[name]))
-    sections.append(_machines(found))
+    sections.append(render_machines(found))
     (folder / "api.md").write_text("".join(sections))
 
 
@@ -45,14 +47,6 @@ def judge(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         what = f"{part['lines']:,} lines of a batch: each is queued"
         rows.append((what, f"{part['lines']:,}", f"{part['queued']:,}", part["queued"] == part["lines"]))
     return rows
-
-
-def _goals(found: dict[str, Any]) -> str:
-    lines = ["| what | goal | measured | |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {goal} | {seen} | {'met' if met else '**missed**'} |" for what, goal, seen, met in judge(found)
-    ]
-    return "\n".join(lines) + "\n\n"
 
 
 def _submission(part: dict[str, Any]) -> str:
@@ -110,15 +104,3 @@ def _service(part: dict[str, Any]) -> str:
         f"drained them at {part['pages_per_s']:.2f} of {part['ceiling_per_s']:.0f} pages a second. CPU a page: {cpu}. "
         'The CPU worker opens, checks and writes anew each picture; "servers" are Postgres and Valkey.\n\n'
     )
-
-
-def _machines(found: dict[str, Any]) -> str:
-    names = ("cpu", "cores_used", "memory_gib", "system", "python")
-    seen = {json.dumps({name: part["machine"][name] for name in names}) for part in found.values()}
-    loads = [part["machine"]["load_average"] for part in found.values()]
-    lines = ["## Machine", ""]
-    lines += [", ".join(f"{name} {value}" for name, value in json.loads(one).items()) + "." for one in sorted(seen)]
-    lines.append(f"Load average when a part ended: {min(loads):.1f} to {max(loads):.1f}.")
-    if any(part["small"] for part in found.values()):
-        lines.append("\n**Some parts were run with --small, whose figures say nothing.**")
-    return "\n".join(lines) + "\n"

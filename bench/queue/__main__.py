@@ -6,21 +6,15 @@ workers and this process share its cores.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bench.machine import describe_machine
+from bench.parts import Parts, run_parts
 from bench.queue import report
 from bench.queue.claiming import measure_claims
 from bench.queue.contending import measure_contender
 from bench.queue.draining import measure_drain
 from bench.queue.recovering import measure_recovery
-from bench.queue.stand import Stand, open_stand
 from bench.queue.submitting import measure_submission
 from bench.queue.waking import measure_waking
 
@@ -59,7 +53,7 @@ SIZES = {
 }
 
 
-def parts(sizes: dict[str, Any]) -> dict[str, Callable[[Stand], dict[str, Any]]]:
+def parts(sizes: dict[str, Any]) -> Parts:
     """Every part by name, in the order of a full run."""
     peers = {"jobs": sizes["peer_jobs"], "killed_jobs": sizes["killed"], "wait_s": sizes["wait_s"]}
     return {
@@ -79,33 +73,8 @@ def parts(sizes: dict[str, Any]) -> dict[str, Callable[[Stand], dict[str, Any]]]
 
 def main() -> int:
     """Returns the exit code: 0, or 1 where a job of ours was lost."""
-    parser = argparse.ArgumentParser(prog="python -m bench.queue", description="What the queue costs.")
-    parser.add_argument(
-        "--parts", default="", help="comma-separated; all if left out: " + ", ".join(parts({**SIZES["small"]}))
-    )
-    parser.add_argument("--small", action="store_true", help="sizes that say nothing but that all works")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    given = parser.parse_args()
-    known = parts(SIZES["small" if given.small else "full"])
-    wanted = given.parts.split(",") if given.parts else list(known)
-    if unknown := set(wanted) - set(known):
-        parser.error(f"no part named {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    found = _read(given.out / "queue.json")
-    for name in wanted:
-        began = time.monotonic()
-        with open_stand() as stand:  # a fresh cluster each: no part sees what another left
-            found[name] = {**known[name](stand), "machine": describe_machine(1, 0), "small": given.small}
-        sys.stdout.write(f"{name}: {json.dumps(found[name])}  ({time.monotonic() - began:.0f} s)\n")
-        sys.stdout.flush()
-        report.write(given.out, found)
+    found = run_parts("queue", "What the queue costs.", SIZES, parts, report.write)
     return 1 if found.get("recovery", {}).get("lost") else 0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bench.parts import render_goals, render_machines
+
 _TITLE = "# What the queue costs\n\n"
 _INTRO = (
     "By `make bench-queue`. Postgres (fsync on), Valkey, workers and the measuring process share the machine's cores; "
@@ -22,14 +24,14 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "queue.json").write_text(json.dumps(found, indent=1) + "\n")
     notes = folder / "queue-notes.md"
-    sections = [_TITLE, _INTRO, _goals(found), notes.read_text() + "\n" if notes.exists() else ""]
+    sections = [_TITLE, _INTRO, render_goals(judge(found)), notes.read_text() + "\n" if notes.exists() else ""]
     described = {"submission": _submission, "claims": _claims, "waking": _waking, "recovery": _recovery}
     for name, describe in described.items():
         if name in found:
             sections.append(describe(found[name]))
     if {"tasks", "batches"} & found.keys():
         sections.append(_contenders(found))
-    sections.append(_machines(found))
+    sections.append(render_machines(found))
     (folder / "queue.md").write_text("".join(sections))
 
 
@@ -51,14 +53,6 @@ def judge(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         met = recovery["seconds"] <= limit and not recovery["lost"]
         rows.append((what, f"at most {limit:.0f} s", f"{recovery['seconds']:.1f} s, {recovery['lost']} lost", met))
     return rows
-
-
-def _goals(found: dict[str, Any]) -> str:
-    lines = ["| what | goal | measured | |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {goal} | {seen} | {'met' if met else '**missed**'} |" for what, goal, seen, met in judge(found)
-    ]
-    return "\n".join(lines) + "\n\n"
 
 
 def _submission(part: dict[str, Any]) -> str:
@@ -118,15 +112,3 @@ def _contenders(found: dict[str, Any]) -> str:
         "what is missing here may come back then. At the rates of a real model the three do not differ in speed."
     )
     return "\n".join(lines) + "\n\n"
-
-
-def _machines(found: dict[str, Any]) -> str:
-    seen = {json.dumps({k: part["machine"][k] for k in ("cpu", "cores_used", "memory_gib", "system", "python")})
-            for part in found.values()}  # fmt: skip
-    loads = [part["machine"]["load_average"] for part in found.values()]
-    lines = ["## Machine", ""]
-    lines += [", ".join(f"{name} {value}" for name, value in json.loads(one).items()) + "." for one in sorted(seen)]
-    lines.append(f"Load average when a part ended: {min(loads):.1f} to {max(loads):.1f}.")
-    if any(part["small"] for part in found.values()):
-        lines.append("\n**Some parts were run with --small, whose figures say nothing.**")
-    return "\n".join(lines) + "\n"
