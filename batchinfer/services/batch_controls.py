@@ -50,7 +50,7 @@ def reclass_batch(ctx: Context, caller: Caller, batch_id: UUID, job_class: JobCl
     after: int | None = 0
     while after is not None:
         with ctx.db.transaction() as tx:
-            _, after = store.reclass_rows(tx, caller.tenant_id, batch_id, job_class, after=after)
+            after = store.reclass_rows(tx, caller.tenant_id, batch_id, job_class, after=after)
     return get_own(ctx, caller, batch_id)
 
 

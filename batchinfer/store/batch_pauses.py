@@ -34,8 +34,7 @@ _PIECE = """
     held AS (
         SELECT q.id FROM looked l JOIN queue q ON q.id = l.id WHERE {which} ORDER BY q.id FOR UPDATE OF q SKIP LOCKED),
     changed AS (UPDATE queue q SET {change} FROM held h WHERE q.id = h.id RETURNING q.id){more}
-    SELECT (SELECT max(line) FROM looked) AS last, (SELECT count(*) FROM looked) AS looked,
-           (SELECT count(*) FROM changed) AS changed
+    SELECT (SELECT max(line) FROM looked) AS last, (SELECT count(*) FROM looked) AS looked
 """
 _HOLD_BACK = text(_PIECE.format(which="q.state = 'queued'", change="state = 'paused'", more=""))
 _LET_GO = text(_PIECE.format(which="q.state = 'paused'", change="state = 'queued'", more=""))
@@ -80,11 +79,11 @@ def set_class(tx: Transaction, tenant_id: UUID, batch_id: UUID, job_class: JobCl
 
 def reclass_rows(
     tx: Transaction, tenant_id: UUID, batch_id: UUID, job_class: JobClass, *, after: int = 0
-) -> tuple[int, int | None]:
-    """Give the next piece of a batch's live rows another class. Answers how many, and after which line to go on."""
+) -> int | None:
+    """Give the next piece of a batch's live rows another class. Answers after which line to go on; None at the end."""
     values = {"id": batch_id, "tenant_id": tenant_id, "after": after, "piece": PIECE}
     row = tx.execute(_RECLASS, values | {"class": job_class.value, "rank": job_class.rank}).one()
-    return row.changed, row.last if row.looked == PIECE else None
+    return row.last if row.looked == PIECE else None
 
 
 def mend_rows(tx: Transaction, *, rows: int = 10_000) -> int:
