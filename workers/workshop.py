@@ -16,7 +16,7 @@ from batchinfer.errors import BatchinferError, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import exporting, outbox, reading, work
+from batchinfer.services import closing, exporting, listing, outbox, reading, sealing, work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
@@ -36,7 +36,7 @@ _log = get_logger(__name__)
 
 #: Deliveries at once.
 DELIVERIES = 8
-_WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT)
+_WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT, work.LIST, work.CLOSE, work.SEAL)
 
 
 class Workshop:
@@ -142,7 +142,8 @@ class Workshop:
 
     def _find_step(self, claim: Claim) -> Callable[[Work], None]:
         steps = {
-            work.RENDER: self._render, work.DELIVER: self._deliver, work.READ: self._read, work.EXPORT: self._export
+            work.RENDER: self._render, work.DELIVER: self._deliver, work.READ: self._read, work.EXPORT: self._export,
+            work.LIST: self._list, work.CLOSE: self._close, work.SEAL: self._seal,
         }  # fmt: skip
         return steps.get(claim.kind, self._prepare)
 
@@ -154,6 +155,21 @@ class Workshop:
     def _export(self, piece: Work) -> None:
         claim = piece.claim
         if exporting.export_batch(self._ctx, claim, self._scratch, self._insist, partial(self._wanted, claim)):
+            self._lease.held.pop(claim)
+
+    def _list(self, piece: Work) -> None:
+        claim = piece.claim
+        if listing.list_source(self._ctx, claim, self._insist, partial(self._wanted, claim)):
+            self._lease.held.pop(claim)
+
+    def _close(self, piece: Work) -> None:
+        claim = piece.claim
+        if closing.close_document(self._ctx, claim, self._insist, partial(self._wanted, claim)):
+            self._lease.held.pop(claim)
+
+    def _seal(self, piece: Work) -> None:
+        claim = piece.claim
+        if sealing.seal_shard(self._ctx, claim, self._scratch, self._insist, partial(self._wanted, claim)):
             self._lease.held.pop(claim)
 
     def _deliver(self, piece: Work) -> None:

@@ -80,7 +80,7 @@ class BatchBody(BaseModel):
     endpoint: str
     model: str | None
     errors: BatchFaults | None
-    input_file_id: str
+    input_file_id: str | None = Field(description="null for a batch of documents, whose run says where they are.")
     completion_window: str
     status: BatchState
     output_file_id: str | None

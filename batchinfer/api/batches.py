@@ -114,7 +114,7 @@ def show_batch(batch: Batch) -> BatchBody:
             "endpoint": batch.endpoint,
             "model": batch.model,
             "errors": {"data": batch.errors} if batch.errors else None,
-            "input_file_id": show_id(FILE, batch.input_file_id),
+            "input_file_id": show_id(FILE, batch.input_file_id) if batch.input_file_id else None,
             "completion_window": batch.completion_window,
             "status": batch.status,
             "output_file_id": show_id(FILE, batch.output_file_id) if batch.output_file_id else None,

@@ -90,7 +90,8 @@ class Batch:
     tenant_id: UUID
     status: BatchState
     endpoint: str
-    input_file_id: UUID
+    #: None for a batch of documents.
+    input_file_id: UUID | None
     completion_window: str
     created_at: datetime
     expires_at: datetime

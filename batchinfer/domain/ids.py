@@ -12,7 +12,7 @@ JOB, DOCUMENT, BATCH, KEY, WORKER, EVENT, FILE = "job_", "doc_", "batch_", "key_
 ENDPOINT, DELIVERY = "we_", "whd_"
 #: A file that comes in parts, and one of them.
 UPLOAD, UPLOAD_PART = "upload_", "part_"
-SCHEDULE = "sched_"
+SCHEDULE, RUN, TEMPLATE, SHARD, GOLDEN = "sched_", "run_", "tmpl_", "shard_", "gold_"
 TENANT, ACT = "tenant_", "act_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
@@ -21,6 +21,7 @@ COMPLETION, RESPONSE, MESSAGE = "chatcmpl-", "resp_", "msg_"
 _NOUNS = {
     JOB: "job", DOCUMENT: "document", BATCH: "batch", KEY: "key", WORKER: "worker", EVENT: "event",
     RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part", BATCH_LINE: "line",
+    SCHEDULE: "schedule", RUN: "run", TEMPLATE: "template", SHARD: "shard", GOLDEN: "golden prompt",
     ENDPOINT: "webhook endpoint", DELIVERY: "delivery", TENANT: "tenant", ACT: "act",
 }  # fmt: skip
 

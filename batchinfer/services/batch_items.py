@@ -117,6 +117,8 @@ def _make_retry(caller: Caller, parent: Held, request: RetryRequest) -> batches.
 def _check(ctx: Context, tx: Transaction, parent: Held, new: batches.NewBatch) -> None:
     """Go on only if the retry can be: within its transaction, so that the file it reads again stays."""
     batch, retry = parent.batch, new.options["retry"]
+    if batch.input_file_id is None:
+        raise _refuse(batch, "is a run over documents. Retry single pages, or run it again: what was read well is kept")
     if batch.status not in TERMINAL:
         raise _refuse(batch, f"is {batch.status}. Retry it once it has ended, or cancel it first")
     number = store.count_ended(tx, batch.id, retry["states"], retry["custom_ids"])

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 
-def make_unknown(name: str) -> NotFound:
-    """The error for a model that is not there."""
+def make_unknown(name: str, param: str = "model") -> NotFound:
+    """The error for a model that is not there, named in the field `param`."""
     return NotFound(
         f"No model named '{name[:100]}'. GET /v1/models lists the models that are here.",
         code="model_not_found",
-        param="model",
+        param=param,
     )
 
 
@@ -79,7 +79,7 @@ def find_model(ctx: Context, name: str) -> Model | None:
         return fleet.find_model(tx, name)
 
 
-def require_model(tx: Transaction, name: str) -> None:
+def require_model(tx: Transaction, name: str, param: str = "model") -> None:
     """Go on only if there is a model of this name. Raises NotFound (code model_not_found)."""
     if not fleet.model_exists(tx, name):
-        raise make_unknown(name)
+        raise make_unknown(name, param)

@@ -77,7 +77,8 @@ def load_source(ctx: Context, claim: Claim) -> tuple[Held, UserFile]:
     """The batch and its input file. Raises NotFound."""
     with ctx.db.transaction() as tx:
         held = batches.load_batches(tx, [claim.subject_id]).get(claim.subject_id)
-        source = userfiles.find_source(tx, claim.tenant_id, held.batch.input_file_id) if held else None
+        file_id = held.batch.input_file_id if held else None
+        source = userfiles.find_source(tx, claim.tenant_id, file_id) if file_id else None
     if held is None or source is None:
         raise make_missing()
     return held, source

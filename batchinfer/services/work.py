@@ -11,13 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.retries import RetryClass, find_rule
 from batchinfer.errors import Failure
-from batchinfer.services import reusing
+from batchinfer.services import holding, reusing
 from batchinfer.services.announcing import announce_requeued
 from batchinfer.services.files import record_made
 from batchinfer.services.losses import make_loss_rule
 from batchinfer.services.rendering import PagePicture, finish_render, save_pages
 from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns, webhooks
-from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, Claim, Ending, Outcome
+from batchinfer.store.claims import (
+    CLOSE,
+    DELIVER,
+    EXPORT,
+    INFER,
+    LIST,
+    PREPARE,
+    READ,
+    RENDER,
+    SEAL,
+    Claim,
+    Ending,
+    Outcome,
+)
 from batchinfer.store.minutes import Tally
 from batchinfer.store.turns import Turns
 
@@ -33,7 +46,8 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 __all__ = [
-    "DELIVER", "EXPORT", "INFER", "PREPARE", "READ", "RENDER", "Beat", "Claim", "Ending", "Group", "Outcome",
+    "CLOSE", "DELIVER", "EXPORT", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim", "Ending",
+    "Group", "Outcome",
     "PagePicture", "Work", "beat", "cancel_claims", "claim", "complete_group", "end_lease", "fail", "finish_render",
     "load_claims", "make_turns", "mark_prepared", "open_lease", "reap", "record_replica", "release", "save_pages",
 ]  # fmt: skip
@@ -158,9 +172,11 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         renderings = documents.load_renderings(tx, to_render) if to_render else {}
         to_deliver = [claim.subject_id for claim in claims if claim.kind == DELIVER]
         deliveries = outbox.load(tx, to_deliver) if to_deliver else {}
-        of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT)]
+        of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT, LIST)]
         there = batches.load_batches(tx, of_batches) if of_batches else {}
-        known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys()
+        # What these two are about is looked at when they are done; where it is gone, nothing is left to do.
+        plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL)}
+        known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys() | plain
         missing = [claim for claim in claims if claim.subject_id not in known]
         for gone in missing:
             endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)])
@@ -171,7 +187,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         else Work(claim, {}, (), delivery=deliveries[claim.subject_id])
         if claim.kind == DELIVER
         else Work(claim, {}, ())
-        if claim.kind in (READ, EXPORT)
+        if claim.kind not in (INFER, PREPARE)
         else _prompting(ctx, claim, prompts[claim.subject_id])
         for claim in left
     ]
@@ -213,6 +229,7 @@ def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], er
         tally.add(tx)
     ctx.bell.ring(completed | failed)
     announce_requeued(ctx, retried)
+    holding.hold_back(ctx, tally.stopped)
     return _sort_group(pairs.keys(), completed, failed, waiting, landed)
 
 

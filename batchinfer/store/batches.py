@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from batchinfer.domain.batches import Batch, BatchState, Counts
 from batchinfer.domain.jobs import JobClass
-from batchinfer.store.claims import EXPORT, READ
+from batchinfer.domain.runs import DOCUMENTS
+from batchinfer.store.claims import EXPORT, LIST, READ
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.tables import SCHEMA_VERSION
 from batchinfer.store.telling import tell_of_batch
@@ -70,7 +71,8 @@ class NewBatch:
     endpoint: str
     completion_window: str
     window: timedelta
-    input_file_id: UUID
+    #: None for a batch of documents.
+    input_file_id: UUID | None
     metadata: dict[str, str]
     options: dict[str, Any]
     parent_id: UUID | None = None
@@ -210,7 +212,9 @@ _COUNT = text(f"""
         FROM added a WHERE b.id = a.id
         RETURNING b.id, b.tenant_id, b.class, b.status,
             b.completed + b.failed + b.expired + b.cancelled
-                >= CASE b.status WHEN 'cancelling' THEN b.lines_read ELSE greatest(b.total, 1) END AS over),
+                >= CASE WHEN b.status = 'cancelling' THEN b.lines_read
+                        WHEN b.endpoint = '{DOCUMENTS}' THEN b.total ELSE greatest(b.total, 1) END
+            AND (b.open = 0 OR b.status = 'cancelling') AS over),
     closing AS (
         SELECT * FROM counted WHERE over AND status IN ('in_progress', 'finalizing', 'cancelling'))
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
@@ -219,6 +223,10 @@ _COUNT = text(f"""
     FROM closing c, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = c.id) AS t
     ON CONFLICT (id) DO NOTHING RETURNING id
 """)  # noqa: S608 - made of constants
+_OPEN = text("""
+    UPDATE batches SET open = open + :opened, total = total + :lines, lines_read = lines_read + :lines
+    WHERE id = :id RETURNING total - :lines AS before
+""")
 _FINALIZE = text("""
     UPDATE batches SET status = 'finalizing', finalizing_at = now()
     WHERE id = ANY (CAST(:ids AS uuid[])) AND status = 'in_progress'
@@ -242,6 +250,14 @@ def count_lines(tx: Transaction, changes: Mapping[UUID, Mapping[str, int]]) -> l
     return over
 
 
+def open_lines(tx: Transaction, batch_id: UUID, *, opened: int = 0, lines: int = 0) -> int:
+    """Of a batch of documents: so many more parts may bring lines (or, below 0, fewer), and so many lines came.
+
+    Answers how many lines there were before. What has to follow, as the last part: `count_lines` of it with nothing.
+    """
+    return int(tx.execute(_OPEN, {"id": batch_id, "opened": opened, "lines": lines}).scalar_one())
+
+
 _LIVE_LINES = text("""
     SELECT id FROM jobs WHERE batch_id = :id AND tenant_id = :tenant_id AND final_state IS NULL ORDER BY id LIMIT :limit
 """)
@@ -256,7 +272,8 @@ _CANCELLING = text("SELECT id, tenant_id FROM batches WHERE status = 'cancelling
 _LEFT = text(f"""
     SELECT id FROM batches b WHERE status IN ('in_progress', 'finalizing', 'cancelling')
       AND completed + failed + expired + cancelled >= CASE status WHEN 'cancelling' THEN lines_read ELSE total END
-      AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = b.id AND q.kind IN ('{READ}', '{EXPORT}'))
+      AND (open = 0 OR status = 'cancelling')
+      AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = b.id AND q.kind IN ('{READ}', '{EXPORT}', '{LIST}'))
     ORDER BY id LIMIT :limit
 """)  # noqa: S608 - made of constants
 _FORGET = text("""

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 #: Kinds of work in the queue. Model workers claim `infer`, CPU workers the others.
 INFER, PREPARE, RENDER, DELIVER = "infer", "prepare", "render", "deliver"
 READ, EXPORT = "read", "export"
+#: Of a run: its source is listed, one of its documents is closed, a shard of its results is written.
+LIST, CLOSE, SEAL = "list", "close", "seal"
 #: Kinds that belong to no model, and are in no counter of one.
-UNCOUNTED = (DELIVER, READ, EXPORT)
+UNCOUNTED = (DELIVER, READ, EXPORT, LIST, CLOSE, SEAL)
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Claim:
 
     id: UUID
     kind: str
-    #: The job for kinds infer and prepare, the document for render, what is in the outbox for deliver, the batch
-    #: for read and export.
+    #: The job for kinds infer and prepare, the document for render and close, what is in the outbox for deliver, the
+    #: batch for read, export and list, the shard for seal.
     subject_id: UUID
     tenant_id: UUID
     model: str
@@ -95,10 +97,16 @@ class Ended:
     #: Of a job: whose usage it is.
     key_id: UUID | None = None
     schedule_id: UUID | None = None
-    #: Whether it was a page of a document.
-    is_page: bool = False
+    #: Where it was a page of a document; of a run: it counts its pages.
+    document_id: UUID | None = None
+    run_id: UUID | None = None
     #: Whether it was a job that anybody may want to hear of.
     heard: bool = False
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it was a page of a document."""
+        return self.document_id is not None
 
 
 @dataclass(frozen=True)

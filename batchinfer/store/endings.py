@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobState, Usage
+from batchinfer.domain.runs import BLANK_ENGINE, TEXT_LAYER_ENGINE
 from batchinfer.domain.usage import measure_device_us
 from batchinfer.store.changes import tell_jobs
-from batchinfer.store.claims import DELIVER, EXPORT, INFER, PREPARE, READ, RENDER, UNCOUNTED, Ended
+from batchinfer.store.claims import CLOSE, DELIVER, EXPORT, INFER, LIST, PREPARE, READ, RENDER, SEAL, UNCOUNTED, Ended
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
 from batchinfer.store.minutes import Tally, counting
@@ -55,7 +56,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
-            FROM gone q WHERE d.id = q.subject_id AND q.kind = 'render'
+            FROM gone q WHERE d.id = q.subject_id AND q.kind = 'render' RETURNING d.id, d.run_id
         ),
         tried AS (
             INSERT INTO attempts
@@ -65,9 +66,11 @@ def _ending(held: str, *, more: str = "") -> TextClause:
             FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
         ){more}
         SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id,
-               e.key_id, e.schedule_id, e.document_id IS NOT NULL AS is_page, e.id IS NOT NULL AND EXISTS (
+               e.key_id, e.schedule_id, coalesce(e.document_id, d.id) AS document_id,
+               coalesce(d.run_id, CASE WHEN e.document_id IS NOT NULL THEN e.batch_id END) AS run_id,
+               e.id IS NOT NULL AND EXISTS (
                    SELECT 1 FROM webhook_endpoints w WHERE w.tenant_id = q.tenant_id) AS heard
-        FROM gone q LEFT JOIN ended e ON e.id = q.subject_id
+        FROM gone q LEFT JOIN ended e ON e.id = q.subject_id LEFT JOIN closed d ON d.id = q.subject_id
         """  # noqa: S608 - made of constants
     )
 
@@ -82,10 +85,11 @@ _BESIDE = """,
         broken AS (
             UPDATE batches b SET errors = jsonb_build_array(jsonb_build_object('code', q.error ->> 'code',
                     'line', NULL, 'message', q.error ->> 'message', 'param', NULL)),
-                status = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN 'cancelling' ELSE 'failed' END,
-                cancelling_at = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN now() ELSE b.cancelling_at END,
-                failed_at = CASE WHEN q.kind = 'read' AND b.lines_read > 0 THEN NULL ELSE now() END
-            FROM gone q WHERE b.id = q.subject_id AND q.kind IN ('read', 'export') AND :final <> 'succeeded'
+                status = CASE WHEN q.kind IN ('read', 'list') AND b.lines_read > 0 THEN 'cancelling' ELSE 'failed' END,
+                cancelling_at = CASE WHEN q.kind IN ('read', 'list') AND b.lines_read > 0 THEN now()
+                                     ELSE b.cancelling_at END,
+                failed_at = CASE WHEN q.kind IN ('read', 'list') AND b.lines_read > 0 THEN NULL ELSE now() END
+            FROM gone q WHERE b.id = q.subject_id AND q.kind IN ('read', 'export', 'list') AND :final <> 'succeeded'
               AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))"""
 _COMPLETE = _ending(
     f"""
@@ -145,7 +149,8 @@ _FINISH = _ending(
     held AS (
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(:timings AS jsonb) AS timings
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
-        WHERE q.id = :id AND q.kind = :kind AND q.kind IN ('render', 'deliver', 'read', 'export') AND {_FENCE}
+        WHERE q.id = :id AND q.kind = :kind AND {_FENCE}
+          AND q.kind IN ('render', 'deliver', 'read', 'export', 'list', 'close', 'seal')
         FOR UPDATE OF q)""",  # noqa: S608
     more=_BESIDE,
 )
@@ -220,7 +225,13 @@ def complete(
                 cached_tokens=usage.cached_tokens,
                 images=usage.images,
             )
+            counted.count_page(row.document_id, row.run_id, ended=1, **_flag(by_id[row.id].engine))
     return frozenset(row.id for row in ended)
+
+
+def _flag(engine: str) -> dict[str, int]:
+    """What a page counts as beside, whose answer no model gave."""
+    return {"fallback": 1} if engine == TEXT_LAYER_ENGINE else {"blank": 1} if engine == BLANK_ENGINE else {}
 
 
 def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> bool:
@@ -234,6 +245,7 @@ def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> boo
             counted.count(row.tenant_id, row.model, succeeded=1, reused=1)
             counted.count_usage(row.tenant_id, row.model, row.key_id, row.schedule_id, jobs=1)
             counted.count_line(row.batch_id, completed=1, cache_hits=1)
+            counted.count_page(row.document_id, row.run_id, ended=1)
     return bool(ended)
 
 
@@ -259,7 +271,7 @@ def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: T
 
 
 def finish(tx: Transaction, *, lease_id: UUID, claim: Claim, timings: dict[str, float] | None = None) -> bool:
-    """End the rendering of a document whose pages are all made, a delivery, or the work on a batch.
+    """End the rendering of a document whose pages are all made, a delivery, or the work on a batch or run.
 
     False when the fence refused.
     """
@@ -267,7 +279,11 @@ def finish(tx: Transaction, *, lease_id: UUID, claim: Claim, timings: dict[str, 
         "lease_id": lease_id, "id": claim.id, "number": claim.attempt, "kind": claim.kind,
         "timings": as_jsonb(timings),
     }  # fmt: skip
-    return bool(_run(tx, _FINISH, JobState.SUCCEEDED, values))
+    ended = _run(tx, _FINISH, JobState.SUCCEEDED, values)
+    with counting(tx) as counted:
+        for row in ended:
+            counted.count_page(row.document_id, row.run_id)
+    return bool(ended)
 
 
 def cancel(
@@ -323,6 +339,7 @@ def quarantine(
         if row.kind not in UNCOUNTED:
             tally.count(row.tenant_id, row.model, lost=1, quarantined=int(row.kind in _OF_JOBS))
         tally.count_line(row.batch_id, failed=1)
+        tally.count_page(row.document_id, row.run_id, ended=int(row.kind in _OF_JOBS), failed=int(row.kind in _OF_JOBS))
     return ended
 
 
@@ -368,7 +385,8 @@ _BROKEN = text("SELECT id, tenant_id FROM batches WHERE id = ANY (CAST(:ids AS u
 def _tell(tx: Transaction, ended: Sequence[Ended]) -> None:
     """Jobs that ended, and batches that broke with the work on them."""
     tell_of_jobs(tx, ended)
-    broken = [row.subject_id for row in ended if row.kind in (READ, EXPORT) and row.state is not JobState.CANCELLED]
+    parts = [row for row in ended if row.kind in (READ, EXPORT, LIST)]
+    broken = [row.subject_id for row in parts if row.state is not JobState.CANCELLED]
     for row in tx.execute(_BROKEN, {"ids": broken}).all() if broken else []:
         tell_of_batch(tx, row.tenant_id, row.id, "failed")
 
@@ -379,10 +397,15 @@ def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally |
             if row.kind in _OF_JOBS:
                 counted.count(row.tenant_id, row.model, **{counter: 1})
                 counted.count_line(row.batch_id, **{counter: 1})
+            is_page = int(row.kind in _OF_JOBS)
+            counted.count_page(row.document_id, row.run_id, ended=is_page, failed=is_page * (counter == "failed"))
 
 
 def _note(tx: Transaction, ended: Sequence[Ended], actor: str | None) -> None:
-    subjects = {RENDER: "document", DELIVER: "delivery", READ: "batch", EXPORT: "batch"}
+    subjects = {
+        RENDER: "document", CLOSE: "document", DELIVER: "delivery", READ: "batch", EXPORT: "batch", LIST: "run",
+        SEAL: "shard",
+    }  # fmt: skip
     record(
         tx,
         [Event(row.tenant_id, subjects.get(row.kind, "job"), row.subject_id, row.state.value, actor) for row in ended],

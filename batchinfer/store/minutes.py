@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from batchinfer.store.backlog import count_jobs
 from batchinfer.store.batches import count_lines
+from batchinfer.store.run_counts import count_pages, note_recent
 from batchinfer.store.usage import NOBODY, add_usage
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Tally:
     def __init__(self) -> None:
         self._counts: dict[tuple[UUID, str], Counter[str]] = {}
         self._lines: dict[UUID, Counter[str]] = {}
+        self._pages: dict[UUID, Counter[str]] = {}
+        #: Runs that have to stop: too many of their last pages failed. Filled by `add`.
+        self.stopped: list[UUID] = []
         self._usage: dict[Whose, Counter[str]] = {}
 
     def count(self, tenant_id: UUID, model: str, **numbers: int) -> None:
@@ -62,6 +66,12 @@ class Tally:
         if batch_id is not None:
             self._lines.setdefault(batch_id, Counter()).update(numbers)
 
+    def count_page(self, document_id: UUID | None, run_id: UUID | None, **numbers: int) -> None:
+        """Raise counters of a run's document (`run_counts.COUNTERS`); with none, only look whether all of it ended.
+        None: it is of no run."""
+        if document_id is not None and run_id is not None:
+            self._pages.setdefault(document_id, Counter()).update(numbers)
+
     def count_usage(
         self, tenant_id: UUID, model: str, key_id: UUID | None, schedule_id: UUID | None, **numbers: int
     ) -> None:
@@ -70,9 +80,12 @@ class Tally:
         self._usage.setdefault(whose, Counter()).update(numbers)
 
     def add(self, tx: Transaction) -> None:
-        """Write what was gathered; the last statements of its transaction. Batches first, as everybody does."""
+        """Write what was gathered; the last statements of its transaction. Documents first, then batches, then runs, as
+        everybody does."""
+        changed = count_pages(tx, self._pages)
         count_lines(tx, self._lines)
-        self._lines = {}
+        self.stopped = note_recent(tx, changed)
+        self._lines, self._pages = {}, {}
         if not self._counts:
             return
         keys = sorted(self._counts)

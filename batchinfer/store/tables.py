@@ -26,8 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from batchinfer.store.columns import SCHEMA_VERSION, class_column, metadata, tenant_column, time_column, version_column
+from batchinfer.store.run_tables import documents
 
-__all__ = ["SCHEMA_VERSION", "metadata"]
+__all__ = ["SCHEMA_VERSION", "documents", "metadata"]
 
 tenants = Table(
     "tenants", metadata,
@@ -236,25 +237,6 @@ queue = Table(
                      "autovacuum_vacuum_threshold": "5000", "autovacuum_vacuum_cost_delay": "0"},
 )  # fmt: skip
 
-documents = Table(
-    "documents", metadata,
-    Column("id", Uuid, primary_key=True),
-    tenant_column(), version_column(), class_column(),
-    Column("model", Text, nullable=False), Column("key_id", Uuid),
-    Column("filename", Text), Column("media_type", Text, nullable=False),
-    Column("blob", Text, nullable=False),
-    Column("prompt", JSONB, nullable=False),
-    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("pages", Integer),
-    #: Pages whose jobs exist; rendering goes on here after a crash.
-    Column("rendered", Integer, nullable=False, server_default="0"),
-    Column("error", JSONB),
-    time_column("created_at", nullable=False, now=True), time_column("started_at"),
-    time_column("rendered_at"), time_column("expires_at"),
-    Index("ix_documents_tenant", "tenant_id", "id"),
-    Index("ix_documents_blob", "tenant_id", "blob"),
-)  # fmt: skip
-
 blobs = Table(
     "blobs", metadata,
     Column("tenant_id", Uuid, primary_key=True),
@@ -363,13 +345,16 @@ batches = Table(
     Column("endpoint", Text, nullable=False),
     Column("completion_window", Text, nullable=False),
     Column("model", Text), Column("key_id", Uuid),
-    Column("input_file_id", Uuid, nullable=False),
+    #: NULL for a batch of documents: a run says where they are.
+    Column("input_file_id", Uuid),
     Column("output_file_id", Uuid), Column("error_file_id", Uuid), Column("parent_id", Uuid),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("options", JSONB, nullable=False, server_default=text("'{}'")),
     Column("errors", JSONB, nullable=False, server_default=text("'[]'")),
     #: Lines of the file that were read and made jobs; reading goes on here after a crash.
     Column("lines_read", Integer, nullable=False, server_default="0"),
+    #: Of a batch of documents: the listing and the documents that may still bring lines. It ends once none is left.
+    Column("open", Integer, nullable=False, server_default="0"),
     *(Column(name, Integer, nullable=False, server_default="0")
       for name in ("total", "completed", "failed", "expired", "cancelled")),
     *(Column(name, BigInteger, nullable=False, server_default="0")

@@ -48,7 +48,7 @@ _TELL = text("""
 """)
 
 _REUSED = text("""
-    SELECT j.id, j.tenant_id, j.model, j.document_id IS NOT NULL AS is_page, r.finish_reason
+    SELECT j.id, j.tenant_id, j.model, j.document_id, r.finish_reason
     FROM jobs j JOIN results r ON r.job_id = j.id
     WHERE j.id = ANY (CAST(:ids AS uuid[])) AND j.batch_id IS NULL
       AND EXISTS (SELECT 1 FROM webhook_endpoints w WHERE w.tenant_id = j.tenant_id)
@@ -111,7 +111,7 @@ def tell_of_reused(tx: Transaction, ids: Sequence[UUID]) -> None:
     rows = tx.execute(_REUSED, {"ids": list(ids)}).all() if ids else []
     ended = [
         Ended(row.id, INFER, row.id, row.tenant_id, row.model, JobState.SUCCEEDED, held=False, heard=True,
-              is_page=row.is_page)
+              document_id=row.document_id)
         for row in rows
     ]  # fmt: skip
     tell_of_jobs(tx, ended, {row.id: row.finish_reason for row in rows})
