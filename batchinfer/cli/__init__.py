@@ -16,6 +16,7 @@ from batchinfer.cli.jobs import jobs
 from batchinfer.cli.keys import audit, keys
 from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
+from batchinfer.cli.plan import plan
 from batchinfer.cli.queue import queue
 from batchinfer.cli.submit import submit
 from batchinfer.cli.usage import usage
@@ -28,7 +29,7 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage):
+for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan):
     cli.add_command(_command)
 
 
