@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 DOCKERFILE = HERE / "Dockerfile"
 #: What an image installs of the project, beside what builds it.
-EXTRAS = ("worker", "guided")
+EXTRAS = ("worker", "guided", "s3", "parquet")
 Locked = dict[str, tuple[str, str]]
 
 
