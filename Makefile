@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
 
 bench-api: $(VENV)/.dev ## what the HTTP API and the whole service cost; PARTS=… for some of it
 	@$(BIN)/python -m bench.api --parts '$(PARTS)' $(BENCH_FLAGS)
+
+bench-documents: $(VENV)/.dev ## a night of 2,000 documents, the same again, two million listed, and who asks meanwhile; PARTS=… for some
+	@$(BIN)/python -m bench.documents --parts '$(PARTS)' $(BENCH_FLAGS)
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring
