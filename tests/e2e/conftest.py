@@ -154,3 +154,15 @@ def fake_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     for start in _starter():
         home = tmp_path_factory.mktemp("up") / "home"
         yield start(home, "--engine", "fake", BATCHINFER_LEASE_TTL_S="3600").wait_ready()
+
+
+@pytest.fixture(scope="module")
+def night_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One with the fake engine that may read documents below `scans` beside its home, and write below `results`."""
+    for start in _starter():
+        base = tmp_path_factory.mktemp("nights")
+        folders = {}
+        for name, setting in (("scans", "BATCHINFER_SOURCE_FOLDERS"), ("results", "BATCHINFER_SINK_FOLDERS")):
+            (base / name).mkdir()
+            folders[setting] = str(base / name)
+        yield start(base / "home", "--engine", "fake", **folders).wait_ready()
