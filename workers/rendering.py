@@ -32,7 +32,7 @@ def render_document(
     save: Callable[[Sequence[PagePicture], int], bool],
     *,
     plan: RenderPlan,
-    fetch: Callable[[Path], str],
+    fetch: Callable[[Path], str | None],
     blobs: BlobStore,
     sandbox: SandboxPool,
     settings: Settings,
@@ -40,12 +40,15 @@ def render_document(
     wanted: Callable[[], bool],
 ) -> int | None:
     """Render the pages that are missing; `save(pages, total)` stores them and says whether to go on. `fetch(target)`
-    brings the file of a run's document into the blob store, by way of `target`, and answers its SHA-256.
+    brings the file of a run's document into the blob store, by way of `target`, and answers its SHA-256, or None where
+    nothing is left to do.
 
     Answers how many pages the file has; None where nobody wants them any more. Raises BadDocument or Failure, and
     Unavailable where another try may pass.
     """
     source = _find_source(piece, fetch, blobs, scratch)
+    if source is None:
+        return None
     if not source.is_file():
         raise Failure("The document is no longer in the store. Submit it again with the file.", code="blob_missing")
     total = int(sandbox.run("open_document", source=str(source), max_pages=plan.most_pages)["pages"])
@@ -58,16 +61,17 @@ def render_document(
     return total if wanted() else None
 
 
-def _find_source(piece: Work, fetch: Callable[[Path], str], blobs: BlobStore, scratch: Path) -> Path:
+def _find_source(piece: Work, fetch: Callable[[Path], str | None], blobs: BlobStore, scratch: Path) -> Path | None:
     """Where the file lies; that of a run is brought first, should it not be here."""
     of_run = piece.document is not None and piece.document.run is not None
     if not of_run or (piece.media_type and piece.paths and piece.paths[0].is_file()):
         return piece.paths[0]
     target = scratch / f"{piece.claim.id}-original"
     try:
-        return blobs.path(piece.claim.tenant_id, fetch(target))
+        sha256 = fetch(target)
     finally:
         target.unlink(missing_ok=True)
+    return blobs.path(piece.claim.tenant_id, sha256) if sha256 else None
 
 
 @dataclass(frozen=True)

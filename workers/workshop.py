@@ -209,12 +209,18 @@ class Workshop:
         def save(pages: Sequence[PagePicture], total: int) -> bool:
             return self._insist(lambda: work.save_pages(self._ctx, claim.lease_id, claim, pages=pages, total=total))
 
+        def fetch(target: Path) -> str | None:
+            sha256 = ingesting.fetch_original(self._ctx, claim, document, target)
+            if sha256 is None:
+                self._lease.held.pop(claim)
+            return sha256
+
         plan = plans.make_plan(self._ctx, document)
         total = render_document(
             piece,
             save,
             plan=plan,
-            fetch=partial(ingesting.fetch_original, self._ctx, claim, document),
+            fetch=fetch,
             blobs=self._ctx.blobs,
             sandbox=self._sandbox,
             settings=self._ctx.settings,

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.batches import BatchState
 from batchinfer.domain.documents import Outcome, find_outcome
-from batchinfer.domain.ids import FILE
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.pipelines import Mode
 from batchinfer.domain.rendering import plan_pipeline
 from batchinfer.errors import BadDocument
 from batchinfer.services import holding, pumping, sealing
+from batchinfer.services.ingesting import list_originals
 from batchinfer.services.page_jobs import build_merged_job, get_run
 from batchinfer.services.plans import read_pipeline
 from batchinfer.services.rendering import store_page_jobs
 from batchinfer.services.sweeping import ERASE_WAIT_S
-from batchinfer.store import batches, documents, endings
+from batchinfer.store import batches, documents, endings, ledger
 from batchinfer.store import closing as store
 from batchinfer.store.minutes import Tally
 
@@ -75,15 +76,13 @@ def _close(ctx: Context, claim: Claim) -> bool:
 
 def _waits_for_merging(tx: Transaction, document: Rendering, pipeline: Pipeline, counts: dict[JobState, int]) -> bool:
     """Whether all its pages were read as far as they can be, and their answers are still to be put together."""
-    goes_on = document.run is not None and document.run.status == "in_progress"
+    goes_on = document.run is not None and document.run.status == BatchState.IN_PROGRESS
     if pipeline.mode is not Mode.MERGED or document.error is not None or not goes_on:
         return False
     return counts.get(JobState.SUCCEEDED, 0) > 0 and not store.is_merged(tx, document.id)
 
 
-def _merge(
-    tx: Transaction, document: Rendering, pipeline: Pipeline, tally: Tally
-) -> tuple[list[UUID], list[NewJob]]:
+def _merge(tx: Transaction, document: Rendering, pipeline: Pipeline, tally: Tally) -> tuple[list[UUID], list[NewJob]]:
     run = get_run(document)
     answers = store.list_answers(tx, document.id)
     line = batches.open_lines(tx, run.id, lines=1) + 1
@@ -107,9 +106,9 @@ def _end(
     missing = _count_missing(ctx, document, pipeline)
     outcome = find_outcome(counts, missing=missing, error=document.error, max_failed_share=pipeline.max_failed_share)
     if outcome is Outcome.COMPLETED:
-        store.enter_ledger(tx, document)
+        ledger.enter(tx, document)
     gone = store.let_pages_go(tx, document)
-    names = [*gone.names, *_list_originals(document)]
+    names = [*gone.names, *list_originals(document)]
     store.let_go(tx, document.tenant_id, names, wait_s=ERASE_WAIT_S)
     batches.open_lines(tx, run.id, opened=-1)
     number = store.count_closed(tx, run.id, outcome, page_bytes=gone.size_bytes)
@@ -130,9 +129,3 @@ def _count_missing(ctx: Context, document: Rendering, pipeline: Pipeline) -> int
         return 0
     merged = 1 if pipeline.mode is Mode.MERGED and document.jobs > planned else 0
     return max(0, planned + merged - document.jobs)
-
-
-def _list_originals(document: Rendering) -> list[str]:
-    """Its file, where that can be had from its source again. An uploaded one is the file's."""
-    uploaded = document.uri is None or document.uri.startswith(FILE)
-    return [] if uploaded or document.blob is None else [document.blob]

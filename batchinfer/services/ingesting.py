@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING
 from uuid import UUID
 
 from batchinfer.domain import ids
+from batchinfer.domain.sources import Incremental
 from batchinfer.errors import BadDocument, Failure, FetchFailed, Unavailable
 from batchinfer.media import sources
 from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, name_other, sniff
+from batchinfer.services import pumping
 from batchinfer.services.files import record_made
 from batchinfer.services.plans import find_most_bytes
 from batchinfer.services.sweeping import ERASE_WAIT_S
+from batchinfer.store import batches, documents, endings, ledger, userfiles
 from batchinfer.store import closing as store
-from batchinfer.store import documents, userfiles
+from batchinfer.store.minutes import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Context
     from batchinfer.store.claims import Claim
     from batchinfer.store.documents import Rendering
+    from batchinfer.store.session import Transaction
 
 _CHUNK_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -39,20 +43,52 @@ class Original:
     media_type: str
 
 
-def fetch_original(ctx: Context, claim: Claim, document: Rendering, target: Path) -> str:
+def fetch_original(ctx: Context, claim: Claim, document: Rendering, target: Path) -> str | None:
     """Bring the file into the blob store, by way of `target`, and answer its SHA-256; the document knows it then.
 
-    Raises BadDocument (`source_changed`, `unsupported_document_type`, `document_too_large`, `document_parse_error`),
-    Failure (`source_not_found`, `source_forbidden`, `blob_missing`, `fenced`), FetchFailed and Unavailable where another try
-    may pass.
+    None where nothing is left to do: the fence refused, or an earlier run has read the same bytes, and the document is
+    left out. Raises BadDocument (`source_changed`, `unsupported_document_type`, `document_too_large`,
+    `document_parse_error`), Failure (`source_not_found`, `source_forbidden`, `blob_missing`), FetchFailed and
+    Unavailable where another try may pass.
     """
     original = bring_original(ctx, document, target)
+    tally = Tally()
     with ctx.db.transaction() as tx:
-        if documents.hold_rendering(tx, lease_id=claim.lease_id, claim=claim) is None:
-            raise Failure("Another worker has the document now.", code="fenced")
+        held = documents.hold_rendering(tx, lease_id=claim.lease_id, claim=claim)
+        if held is None:
+            return None
         record_made(ctx, tx, document.tenant_id, [(original.sha256, original.media_type)])
         documents.set_original(tx, document.id, blob=original.sha256, media_type=original.media_type)
-    return original.sha256
+        skipped = _skip(tx, claim, replace(held, blob=original.sha256), tally)
+        tally.add(tx)
+    if skipped and held.run is not None:
+        ctx.announcer.announce_cpu([held.run.id])
+        pumping.pump(ctx, held.run.id)
+    return None if skipped else original.sha256
+
+
+def _skip(tx: Transaction, claim: Claim, document: Rendering, tally: Tally) -> bool:
+    """Leave a document out whose bytes an earlier run with the same recipe has read, where this run asks for that."""
+    run = document.run
+    if run is None or (run.spec.get("source") or {}).get("incremental") != Incremental.CONTENT or document.jobs:
+        return False
+    same_as = ledger.find_same(tx, document)
+    if same_as is None:
+        return False
+    ledger.enter(tx, document, same_as=same_as)
+    ledger.mark_skipped(tx, document, same_as)
+    store.let_go(tx, document.tenant_id, list_originals(document), wait_s=ERASE_WAIT_S)
+    batches.open_lines(tx, run.id, opened=-1)
+    ledger.count_skipped(tx, run.id)
+    endings.finish(tx, lease_id=claim.lease_id, claim=claim)
+    tally.count_line(run.id)
+    return True
+
+
+def list_originals(document: Rendering) -> list[str]:
+    """The file of a document, where that can be had from its source again. An uploaded one is the file's."""
+    uploaded = document.uri is None or document.uri.startswith(ids.FILE)
+    return [] if uploaded or document.blob is None else [document.blob]
 
 
 def fetch_again(ctx: Context, document: Rendering, target: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.limits import Limits
@@ -13,13 +14,21 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Context
     from batchinfer.store.documents import Rendering, RunPart
 
+_UNBOUND = 10**9
+
 
 def read_pipeline(ctx: Context, run: RunPart) -> Pipeline:
-    """A run's pipeline. Raises Failure where it is over limits that were lowered meanwhile."""
+    """A run's pipeline. It was held to the limits when it was declared: those that were lowered since do not bind it.
+
+    Raises Failure (`run_unreadable`) for what another version has declared.
+    """
+    limits = replace(
+        Limits.of(ctx.settings), max_tokens=_UNBOUND, max_prompt_chars=_UNBOUND, max_images=_UNBOUND
+    )  # fmt: skip
     try:
-        return parse_pipeline(run.spec.get("pipeline"), Limits.of(ctx.settings))
+        return parse_pipeline(run.spec.get("pipeline"), limits)
     except BadRequest as error:
-        raise Failure(f"The run can no longer be done as declared: {error.message}", code="run_unreadable") from None
+        raise Failure(f"The run cannot be read as it was declared: {error.message}", code="run_unreadable") from None
 
 
 def make_plan(ctx: Context, document: Rendering) -> RenderPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +46,6 @@ _ERASE = text("""
     UPDATE blobs SET erase_at = now() + make_interval(secs => :wait_s) WHERE (tenant_id, sha256) IN (
         SELECT tenant_id, sha256 FROM blobs WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[]))
         ORDER BY sha256 FOR NO KEY UPDATE)
-""")
-_ENTER = text("""
-    INSERT INTO ledger (tenant_id, recipe, uri_key, document_id, size_bytes, stamp, sha256, pages)
-    VALUES (:tenant_id, :recipe, :uri_key, :document_id, :size_bytes, :stamp, :sha256, :pages)
-    ON CONFLICT (tenant_id, recipe, uri_key) DO UPDATE SET document_id = excluded.document_id,
-        size_bytes = excluded.size_bytes, stamp = excluded.stamp, sha256 = excluded.sha256, pages = excluded.pages,
-        created_at = now()
 """)
 _COUNT_RUN = text("""
     UPDATE runs SET closed = closed + 1, failed = failed + :failed, with_errors = with_errors + :with_errors,
@@ -107,23 +99,6 @@ def let_go(tx: Transaction, tenant_id: UUID, names: Sequence[str], *, wait_s: fl
     """Look at blobs after `wait_s` seconds: they go where nothing refers to them."""
     if names:
         tx.execute(_ERASE, {"tenant_id": tenant_id, "names": sorted(names), "wait_s": wait_s})
-
-
-def make_uri_key(uri: str) -> str:
-    """Under which a source's file is in the ledger: the SHA-256 of its uri."""
-    return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def enter_ledger(tx: Transaction, document: Rendering) -> None:
-    """Note that this document has the answers of its file under the recipe of its run."""
-    if document.run is None or document.uri is None or document.blob is None:
-        return
-    values: dict[str, Any] = {
-        "tenant_id": document.tenant_id, "recipe": document.run.recipe, "uri_key": make_uri_key(document.uri),
-        "document_id": document.id, "size_bytes": document.size_bytes, "stamp": document.stamp,
-        "sha256": document.blob, "pages": document.pages or 0,
-    }  # fmt: skip
-    tx.execute(_ENTER, values)
 
 
 def count_closed(tx: Transaction, run_id: UUID, outcome: Outcome, *, page_bytes: int) -> int:

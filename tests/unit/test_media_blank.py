@@ -49,7 +49,12 @@ def edged(page: Image.Image, *, left: int = 0, top: int = 0, right: int = 0, bot
 
 def shaded(page: Image.Image) -> Image.Image:
     """Darker towards one side, as near the fold of a book."""
-    ramp = Image.linear_gradient("L").rotate(90).resize(page.size).point([140 + value * 115 // 255 for value in range(256)])
+    ramp = (
+        Image.linear_gradient("L")
+        .rotate(90)
+        .resize(page.size)
+        .point([140 + value * 115 // 255 for value in range(256)])
+    )
     return ImageChops.multiply(page, Image.merge("RGB", (ramp, ramp, ramp)))
 
 
