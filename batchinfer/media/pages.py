@@ -17,7 +17,7 @@ from PIL import Image
 
 from batchinfer.errors import BadDocument, BadImage
 from batchinfer.media import pictures
-from batchinfer.media.blank import find_ink
+from batchinfer.media.blank import is_blank
 from batchinfer.media.sniff import HEAD_BYTES, PICTURES, sniff
 
 if TYPE_CHECKING:
@@ -76,15 +76,15 @@ class PageReader:
         known before a pixel is drawn. It is turned by `rotate` degrees clockwise, a multiple of 90; `lossless` is as in
         `pictures.save`. A small copy goes to `thumbnail` where one is wanted.
 
-        Returns media_type, width and height; `thumbnail` with the same of the small copy; and where asked `blank` and
-        `ink`, the share of the page that is marked. Raises BadDocument (`document_encrypted`, `document_parse_error`,
+        Returns media_type, width and height; `thumbnail` with the same of the small copy; and where asked `blank`.
+        Raises BadDocument (`document_encrypted`, `document_parse_error`,
         `page_too_large`), and BadImage for a picture.
         """
         with _reading_document(page), pictures.pixel_limit(max_pixels):
             image = self._open(source).draw(page, dpi=dpi, max_side=max_side, max_pixels=max_pixels)
         found: dict[str, Any] = {}
         if find_blank:
-            found["ink"], found["blank"] = find_ink(image)
+            found["blank"] = is_blank(image)
         if rotate in _TURNS:
             image = image.transpose(_TURNS[rotate])
         if thumbnail is not None and thumbnail_side:

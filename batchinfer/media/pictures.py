@@ -71,8 +71,9 @@ def save(image: Image.Image, target: Path, max_side: int, *, lossless: bool | No
 
 def save_thumbnail(image: Image.Image, target: Path, side: int) -> dict[str, Any]:
     """Write a small JPEG of an RGB picture, its longest side at most `side` pixels, and say what it became."""
-    small = image.copy()
-    small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    # By a whole factor first: many times quicker, and good enough for so few pixels.
+    small = image.reduce(max(1, max(image.size) // (2 * side)))
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
     small.info.clear()
     small.save(target, "JPEG", quality=_THUMBNAIL_QUALITY)
     return {"media_type": "image/jpeg", "width": small.width, "height": small.height}
