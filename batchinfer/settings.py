@@ -97,6 +97,12 @@ class Settings(BaseSettings):
         2048, ge=32, description="Longest side in pixels of what a model sees; larger is scaled down."
     )
     render_dpi: int = Field(144, ge=36, le=600, description="Resolution at which a page of a PDF is rendered.")
+    thumbnail_side: int = Field(
+        256,
+        ge=0,
+        le=1024,
+        description="Longest side in pixels of what stays of a page when its job has ended; 0: none.",
+    )
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
     fetch_hosts: Hosts = Field(

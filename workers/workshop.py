@@ -16,7 +16,7 @@ from batchinfer.errors import BatchinferError, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import closing, exporting, listing, outbox, reading, sealing, work
+from batchinfer.services import closing, exporting, ingesting, listing, outbox, plans, reading, sealing, work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
@@ -202,21 +202,33 @@ class Workshop:
             self._lease.held.pop(claim)
 
     def _render(self, piece: Work) -> None:
-        claim = piece.claim
+        claim, document = piece.claim, piece.document
+        if document is None:
+            return
 
         def save(pages: Sequence[PagePicture], total: int) -> bool:
             return self._insist(lambda: work.save_pages(self._ctx, claim.lease_id, claim, pages=pages, total=total))
 
-        if render_document(
+        def fetch(target: Path) -> str | None:
+            sha256 = ingesting.fetch_original(self._ctx, claim, document, target)
+            if sha256 is None:
+                self._lease.held.pop(claim)
+            return sha256
+
+        plan = plans.make_plan(self._ctx, document)
+        total = render_document(
             piece,
             save,
+            plan=plan,
+            fetch=fetch,
             blobs=self._ctx.blobs,
             sandbox=self._sandbox,
             settings=self._ctx.settings,
             scratch=self._scratch,
             wanted=partial(self._wanted, claim),
-        ):
-            self._insist(lambda: work.finish_render(self._ctx, claim.lease_id, claim))
+        )
+        if total is not None:
+            self._insist(lambda: work.finish_render(self._ctx, claim.lease_id, claim, pages=total))
             self._lease.held.pop(claim)
 
     def _wanted(self, claim: Claim) -> bool:

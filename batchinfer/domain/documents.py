@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from batchinfer.domain import jobs
 from batchinfer.domain.jobs import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class DocumentState(StrEnum):
@@ -24,12 +27,25 @@ class DocumentState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Outcome(StrEnum):
+    """How a document of a run ended."""
+
+    COMPLETED = "completed"
+    COMPLETED_WITH_ERRORS = "completed_with_errors"
+    #: It could not be read, or more of its pages failed than the run allows.
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
 #: States in which a document changes no more.
 TERMINAL = frozenset(
     {DocumentState.COMPLETED, DocumentState.COMPLETED_WITH_ERRORS, DocumentState.FAILED, DocumentState.CANCELLED}
 )
 #: The code of the error by which a document that its owner ended is told from one that failed.
 CANCELLED_CODE = "document_cancelled"
+#: The code of the error of what ended because its time was over.
+EXPIRED_CODE = "expired"
 
 
 @dataclass(frozen=True)
@@ -72,3 +88,22 @@ def derive_state(
     if counts.get(JobState.SUCCEEDED, 0) == 0:
         return DocumentState.FAILED
     return DocumentState.COMPLETED_WITH_ERRORS
+
+
+def find_outcome(
+    counts: Mapping[JobState, int], *, missing: int, error: Mapping[str, Any] | None, max_failed_share: float
+) -> Outcome:
+    """How a document of a run ended: by how its jobs did, and by its own error. `missing` are jobs that it should have
+    and that were never made, because of that error."""
+    code = (error or {}).get("code")
+    if counts.get(JobState.CANCELLED) or code == CANCELLED_CODE:
+        return Outcome.CANCELLED
+    if counts.get(JobState.EXPIRED) or code == EXPIRED_CODE:
+        return Outcome.EXPIRED
+    total = sum(counts.values()) + missing
+    bad = total - counts.get(JobState.SUCCEEDED, 0)
+    if error is not None and bad == total:
+        return Outcome.FAILED
+    if bad > max_failed_share * total:
+        return Outcome.FAILED
+    return Outcome.COMPLETED_WITH_ERRORS if bad or error is not None else Outcome.COMPLETED

@@ -30,6 +30,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _MAX_FILE_BYTES = 256 << 20
 _MAX_OPEN_FILES = 64
+_PATHS = {"source", "target", "thumbnail"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Operations = dict[str, Callable[..., dict[str, Any]]]
@@ -56,6 +57,7 @@ def main() -> None:
         "normalise": normalise,
         "open_document": reader.open_document,
         "render_page": reader.render_page,
+        "read_text": reader.read_text,
     }
     _say(answers, {"ready": True})
     for line in sys.stdin:
@@ -65,7 +67,8 @@ def main() -> None:
 
 def _answer(operations: Operations, task: dict[str, Any]) -> dict[str, Any]:
     arguments = {
-        name: Path(value) if name in {"source", "target"} else value for name, value in task["arguments"].items()
+        name: Path(value) if name in _PATHS and value is not None else value
+        for name, value in task["arguments"].items()
     }
     try:
         return {"result": operations[task["operation"]](**arguments)}

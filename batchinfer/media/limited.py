@@ -15,8 +15,10 @@ from typing import Any
 
 #: A new process has so long to say that it is ready; it takes about 0.2 s where the machine is idle.
 START_TIMEOUT_S = 60.0
-#: A task or an answer is one line of at most so many bytes: a pipe takes it whole, so writing never blocks.
+#: A task is one line of at most so many bytes: a pipe takes it whole, so writing never blocks.
 _MAX_LINE_BYTES = 60_000
+#: An answer may hold the text of a page, each character of which is written as up to 12 bytes.
+_MAX_ANSWER_BYTES = 4 << 20
 
 
 class ProcessDied(Exception):
@@ -109,7 +111,7 @@ class LimitedProcess:
             if left_s <= 0 or not poll.poll(left_s * 1000):
                 raise ProcessHung
             chunk = os.read(handle, 65536)
-            if not chunk or len(self._rest) > _MAX_LINE_BYTES:
+            if not chunk or len(self._rest) > _MAX_ANSWER_BYTES:
                 raise ProcessDied
             self._rest += chunk
         line, self._rest = self._rest.split(b"\n", 1)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PNG_PIXELS = 1_000_000
 _JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
 _PNG: dict[str, Any] = {"compress_level": 3}
+_THUMBNAIL_QUALITY = 70
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -32,13 +33,7 @@ def normalise(source: Path, target: Path, *, max_pixels: int, max_side: int, max
     Returns media_type, width and height of what was written. Raises BadImage (`empty_image_file`,
     `image_parse_error`, `image_too_large`, `too_many_frames`, `unsupported_image_media_type`).
     """
-    _check_kind(source)
-    with _reading_picture(max_pixels), Image.open(source, formats=_FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise _too_large(max_pixels, image.size)
-        _check_frames(image, max_frames)
-        plain = make_plain(image)
-    return save(plain, target, max_side)
+    return save(open_picture(source, max_pixels=max_pixels, max_frames=max_frames), target, max_side)
 
 
 def make_plain(image: Image.Image) -> Image.Image:
@@ -55,20 +50,43 @@ def make_plain(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def save(image: Image.Image, target: Path, max_side: int) -> dict[str, Any]:
-    """Scale an RGB picture down to `max_side` if it is longer, write it, and say what it became."""
+def save(image: Image.Image, target: Path, max_side: int, *, lossless: bool | None = None) -> dict[str, Any]:
+    """Scale an RGB picture down to `max_side` if it is longer, write it, and say what it became.
+
+    `lossless` writes a PNG, or (False) a JPEG of quality 95; None takes what suits the picture's size.
+    """
     if max(image.size) > max_side:
         scale = max_side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     image.info.clear()  # EXIF, comments and colour profiles stay behind
-    small = image.width * image.height <= PNG_PIXELS
+    small = image.width * image.height <= PNG_PIXELS if lossless is None else lossless
     image.save(target, "PNG" if small else "JPEG", **(_PNG if small else _JPEG))
     return {
         "media_type": "image/png" if small else "image/jpeg",
         "width": image.width,
         "height": image.height,
     }
+
+
+def save_thumbnail(image: Image.Image, target: Path, side: int) -> dict[str, Any]:
+    """Write a small JPEG of an RGB picture, its longest side at most `side` pixels, and say what it became."""
+    # By a whole factor first: many times quicker, and good enough for so few pixels.
+    small = image.reduce(max(1, max(image.size) // (2 * side)))
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
+    small.info.clear()
+    small.save(target, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return {"media_type": "image/jpeg", "width": small.width, "height": small.height}
+
+
+def open_picture(source: Path, *, max_pixels: int, max_frames: int) -> Image.Image:
+    """The picture at `source`: upright, RGB. Raises BadImage as `normalise` does."""
+    _check_kind(source)
+    with _reading_picture(max_pixels), Image.open(source, formats=_FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise _too_large(max_pixels, image.size)
+        _check_frames(image, max_frames)
+        return make_plain(image)
 
 
 def _too_large(max_pixels: int, size: tuple[int, int] | None = None) -> BadImage:

@@ -19,7 +19,10 @@ _ERRORS: dict[str, type[BatchinferError]] = {
     "Failure": Failure,
     "Unavailable": Unavailable,
 }
-_NOUNS = {"normalise": "picture", "open_document": "document", "render_page": "page of the document"}
+_NOUNS = {
+    "normalise": "picture", "open_document": "document", "render_page": "page of the document",
+    "read_text": "page of the document",
+}  # fmt: skip
 
 
 class SandboxPool:

@@ -35,6 +35,7 @@ def store_jobs(tx: Transaction, new: Sequence[jobs.NewJob], tally: Tally) -> fro
             tally.count(job.tenant_id, job.model, succeeded=1, reused=1)
             tally.count_usage(job.tenant_id, job.model, job.key_id, job.schedule_id, jobs=1)
             tally.count_line(job.batch_id, completed=1, cache_hits=1)
+            tally.count_page(job.document_id, job.batch_id, ended=1)
     return ended
 
 

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from uuid import UUID
 
     from batchinfer.services.context import Context
     from batchinfer.store.claims import Claim
+    from batchinfer.store.session import Transaction
+
+
+def queue_full_shards(tx: Transaction, run_id: UUID) -> list[UUID]:  # noqa: ARG001
+    """To be written."""
+    return []
 
 
 def seal_shard(

@@ -69,8 +69,8 @@ class Work:
     """A claim with what is needed to do it.
 
     `paths` are files in the blob store: for infer the normalised pictures in the prompt's order, for prepare the
-    pictures as sent, without those that are still to be fetched, for render the document alone, for read and export
-    none. A file may be missing: fail that claim with code blob_missing.
+    pictures as sent, without those that are still to be fetched or drawn, for render the document alone (none where a
+    run's was not read yet), for read and export none. A file may be missing: fail that claim with code blob_missing.
     """
 
     claim: Claim
@@ -78,8 +78,9 @@ class Work:
     paths: tuple[Path, ...]
     #: For render: pages whose jobs exist already; go on with the next one.
     rendered: int = 0
-    #: For render: the document's media type.
+    #: For render: the document's media type, and all that is known of it.
     media_type: str = ""
+    document: Rendering | None = None
     #: For deliver: what to hand over; `prompt` and `paths` are empty.
     delivery: Delivery | None = None
 
@@ -199,8 +200,8 @@ def _gone(claim: Claim) -> Ending:
 
 
 def _rendering(ctx: Context, claim: Claim, rendering: Rendering) -> Work:
-    path = ctx.blobs.path(claim.tenant_id, rendering.blob)
-    return Work(claim, rendering.prompt, (path,), rendering.rendered, rendering.media_type)
+    paths = (ctx.blobs.path(claim.tenant_id, rendering.blob),) if rendering.blob else ()
+    return Work(claim, rendering.prompt, paths, rendering.rendered, rendering.media_type, rendering)
 
 
 def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any]) -> Work:

@@ -42,6 +42,24 @@ class NewDocument:
 
 
 @dataclass(frozen=True)
+class RunPart:
+    """What a document's run says of it."""
+
+    id: UUID
+    #: As it was declared, with what was resolved at its begin.
+    spec: dict[str, Any]
+    recipe: str
+    name: str | None
+    #: Its instant, or when it was declared.
+    at: datetime
+    schedule_id: UUID | None
+    #: The batch's state, and until when its pages may run.
+    status: str
+    paused: bool
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
 class Rendering:
     """What a CPU worker needs to go on with a document: the file, and after which page."""
 
@@ -49,13 +67,26 @@ class Rendering:
     tenant_id: UUID
     model: str
     job_class: JobClass
+    filename: str | None
     media_type: str
-    blob: str
+    #: None: the file of a run was not read yet.
+    blob: str | None
     prompt: dict[str, Any]
     metadata: dict[str, str]
+    #: The last page whose job exists, and the number of the file's pages.
     rendered: int
+    pages: int | None
+    error: dict[str, Any] | None
     expires_at: datetime | None
     key_id: UUID | None = None
+    #: Of a run: as it was listed, how far it is, and where its lines begin.
+    run: RunPart | None = None
+    stage: str | None = None
+    uri: str | None = None
+    size_bytes: int | None = None
+    stamp: str | None = None
+    first_line: int | None = None
+    jobs: int = 0
 
 
 _INSERT = text("""
@@ -157,21 +188,31 @@ def list_live_pages(tx: Transaction, tenant_id: UUID, document_id: UUID) -> list
     return list(tx.execute(_LIVE_PAGES, {"id": document_id, "tenant_id": tenant_id}).scalars())
 
 
-_RENDERINGS = """
-    SELECT d.id, d.tenant_id, d.model, d.class AS job_class, d.media_type, d.blob, d.prompt, d.metadata, d.rendered,
-           d.expires_at, d.key_id
-    FROM documents d
-"""
+_OWN = (
+    "id", "tenant_id", "model", "filename", "media_type", "blob", "prompt", "metadata", "rendered", "pages", "error",
+    "stage", "uri", "size_bytes", "stamp", "first_line", "jobs",
+)  # fmt: skip
+_OF_RUN = ("id", "spec", "recipe", "name", "at", "schedule_id", "status", "paused", "expires_at")
+_RENDERINGS = f"""
+    SELECT {", ".join(f"d.{name}" for name in _OWN)}, coalesce(b.class, d.class) AS job_class,
+           coalesce(d.expires_at, b.expires_at) AS expires_at, coalesce(d.key_id, r.key_id) AS key_id,
+           r.id AS run_id, r.spec AS run_spec, r.recipe AS run_recipe, r.name AS run_name,
+           coalesce(r.instant, r.created_at) AS run_at, r.schedule_id AS run_schedule_id, b.status AS run_status,
+           b.paused_at IS NOT NULL AS run_paused, b.expires_at AS run_expires_at
+    FROM documents d LEFT JOIN (runs r JOIN batches b ON b.id = r.id) ON r.id = d.run_id
+"""  # noqa: S608 - made of constants
 _LOAD = text(f"{_RENDERINGS} WHERE d.id = ANY (CAST(:ids AS uuid[]))")
 _HOLD = text(f"""
     {_RENDERINGS} JOIN queue q ON q.id = d.id
-    WHERE q.id = :id AND q.kind = 'render' AND q.state = 'running' AND q.attempt = :attempt
+    WHERE q.id = :id AND q.kind = :kind AND q.state = 'running' AND q.attempt = :attempt
       AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)
     FOR UPDATE OF q, d
 """)
 _ADVANCE = text("""
-    UPDATE documents SET rendered = :rendered, pages = :pages, started_at = coalesce(started_at, now()) WHERE id = :id
+    UPDATE documents SET rendered = :rendered, pages = :pages, started_at = coalesce(started_at, now()),
+        jobs = jobs + :jobs, first_line = coalesce(first_line, :first_line) WHERE id = :id
 """)
+_SET_ORIGINAL = text("UPDATE documents SET blob = :blob, media_type = :media_type WHERE id = :id")
 _MARK = text("UPDATE documents SET error = coalesce(error, :error) WHERE id = :id AND tenant_id = :tenant_id")
 
 
@@ -181,14 +222,24 @@ def load_renderings(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, Renderin
 
 
 def hold_rendering(tx: Transaction, *, lease_id: UUID, claim: Claim) -> Rendering | None:
-    """Lock a document that this lease renders, until the transaction ends. None when the fence refused."""
-    row = tx.execute(_HOLD, {"id": claim.id, "attempt": claim.attempt, "lease_id": lease_id}).first()
+    """Lock a document that this lease renders or closes, until the transaction ends. None when the fence refused."""
+    values = {"id": claim.id, "kind": claim.kind, "attempt": claim.attempt, "lease_id": lease_id}
+    row = tx.execute(_HOLD, values).first()
     return _as_rendering(row) if row else None
 
 
-def advance_rendering(tx: Transaction, document_id: UUID, *, rendered: int, pages: int) -> None:
-    """Note that the jobs of the first `rendered` of `pages` pages exist. The caller holds the document."""
-    tx.execute(_ADVANCE, {"id": document_id, "rendered": rendered, "pages": pages})
+def advance_rendering(
+    tx: Transaction, document_id: UUID, *, rendered: int, pages: int, jobs: int = 0, first_line: int | None = None
+) -> None:
+    """Note that the jobs of the pages up to `rendered` of `pages` exist, `jobs` of them new; of a run, which line of
+    its batch comes before its own. The caller holds the document."""
+    values = {"id": document_id, "rendered": rendered, "pages": pages, "jobs": jobs, "first_line": first_line}
+    tx.execute(_ADVANCE, values)
+
+
+def set_original(tx: Transaction, document_id: UUID, *, blob: str, media_type: str) -> None:
+    """Note the file of a document of a run, now that it was read. The caller holds the document."""
+    tx.execute(_SET_ORIGINAL, {"id": document_id, "blob": blob, "media_type": media_type})
 
 
 def mark_document(tx: Transaction, tenant_id: UUID, document_id: UUID, error: dict[str, Any]) -> None:
@@ -197,4 +248,6 @@ def mark_document(tx: Transaction, tenant_id: UUID, document_id: UUID, error: di
 
 
 def _as_rendering(row: Row[Any]) -> Rendering:
-    return Rendering(**{**row._mapping, "job_class": JobClass(row.job_class)})
+    run = RunPart(**{name: getattr(row, f"run_{name}") for name in _OF_RUN}) if row.run_id is not None else None
+    own = {name: getattr(row, name) for name in (*_OWN, "expires_at", "key_id")}
+    return Rendering(**own, job_class=JobClass(row.job_class), run=run)

@@ -94,8 +94,8 @@ def refer_to_blobs(tx: Transaction, tenant_id: UUID, images: Sequence[tuple[UUID
 
 
 def list_names(image: Mapping[str, Any]) -> list[str]:
-    """The blobs of an image of a prompt: what the model takes first."""
-    forms = (image.get("normal") or {}, image)
+    """The blobs of an image of a prompt: what the model takes first, what is kept of it for people last."""
+    forms = (image.get("normal") or {}, image, image.get("thumbnail") or {})
     return [form["sha256"] for form in forms if form.get("sha256")]
 
 

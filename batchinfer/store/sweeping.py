@@ -59,12 +59,14 @@ _HOLD = text(f"""
 _HOLD_ERASED = text("""
     SELECT tenant_id, sha256 FROM blobs WHERE erase_at <= now() ORDER BY erase_at LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
-# A statement of its own behind the lock: it sees whatever was referred to by those who held the row before.
+# A statement of its own behind the lock: it sees whatever was referred to by those who held the row before. What a run
+# has read and closed can be had from its source again.
 _STILL_USED = text(f"""
     SELECT b.tenant_id, b.sha256 FROM blobs b JOIN unnest(CAST(:tenants AS uuid[]), CAST(:names AS text[]))
         AS held (tenant_id, sha256) USING (tenant_id, sha256)
     WHERE EXISTS (SELECT 1 FROM job_blobs r WHERE r.tenant_id = b.tenant_id AND r.sha256 = b.sha256)
-       OR EXISTS (SELECT 1 FROM documents d WHERE d.tenant_id = b.tenant_id AND d.blob = b.sha256)
+       OR EXISTS (SELECT 1 FROM documents d WHERE d.tenant_id = b.tenant_id AND d.blob = b.sha256
+                  AND (d.stage IS NULL OR d.stage NOT IN ('closed', 'skipped')))
        OR {_IN_FILES}
 """)  # noqa: S608 - made of constants
 _POSTPONE = text("""
