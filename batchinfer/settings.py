@@ -112,6 +112,16 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(32 * 2**20, ge=1024, description="Largest file that is fetched.")
     fetch_timeout_s: float = Field(20.0, ge=0.1, le=600, description="Time that one fetch may take, all of it.")
     fetch_redirects: int = Field(3, ge=0, le=10, description="Most redirects of one fetch.")
+    source_folders: str = Field(
+        "", description="Folders of the workers' hosts that runs may read, as /data/in,/mnt/scans; unset: none."
+    )
+    source_buckets: str = Field(
+        "", description="Buckets that runs may read, as s3://team-a/*,s3://scans/in/*; unset: none."
+    )
+    s3_endpoint_url: str | None = Field(None, description="Address of S3's kind of storage, where it is not AWS's.")
+    source_timeout_s: float = Field(30.0, gt=0, le=600, description="Time that a bucket has for one answer.")
+    render_ahead_pages: int = Field(2000, ge=1, description="Pages of a run that may be rendered or waited for ahead.")
+    render_ahead_mib: int = Field(4096, ge=1, description="Disk that the rendered pages of a run may take ahead.")
     keep_days: int = Field(30, ge=0, description="Days that jobs and results are kept; 0 keeps them for ever.")
     changes_days: int = Field(7, ge=1, description="Days that changes of state can be read and followed.")
     blob_grace_hours: float = Field(24.0, ge=2, description="How long an unused file is kept before it is removed.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.fields import (
     join,
@@ -15,6 +17,11 @@ from batchinfer.domain.fields import (
     refuse,
     refuse_unknown,
 )
+from batchinfer.domain.globs import compile_globs
+from batchinfer.domain.source_dates import check_dates, fill_dates, has_date
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 MAX_URI_CHARS = 2048
 MAX_GLOBS, MAX_FILES, MAX_URLS = 100, 10_000, 10_000
@@ -51,6 +58,52 @@ class Source:
     max_bytes: int | None = None
     incremental: Incremental = Incremental.STAMP
 
+    @property
+    def has_date(self) -> bool:
+        """Whether where it is depends on the day."""
+        return self.uri is not None and has_date(self.uri)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A document that was found in a source."""
+
+    #: Exactly what it is.
+    uri: str
+    #: The path below its source, safe to be shown and to be part of a path.
+    name: str
+    size_bytes: int | None
+    #: The etag, or where there is none the time of the last change. None: a source that says neither.
+    stamp: str | None
+    modified_at: datetime | None
+    #: Where listing goes on behind it.
+    place: str
+    #: Why it cannot be read, where that is known already: `BatchinferError.as_dict()`.
+    error: dict[str, Any] | None = None
+    #: Of an uploaded file: its bytes, which lie in the blob store.
+    blob: str | None = None
+    media_type: str = ""
+
+    @property
+    def uri_key(self) -> str:
+        """What the ledger knows it by."""
+        return make_uri_key(self.uri)
+
+
+def make_uri_key(uri: str) -> str:
+    """The SHA-256 of a uri, hexadecimal: what the ledger knows a document by."""
+    return hashlib.sha256(uri.encode()).hexdigest()
+
+
+def fill_source(source: Source, moment: datetime) -> Source:
+    """The source with the dates that it names filled in, for an aware moment in the zone of the clocks that count."""
+
+    def fill(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(fill_dates(text, moment) for text in texts)
+
+    uri = None if source.uri is None else fill_dates(source.uri, moment)
+    return replace(source, uri=uri, include=fill(source.include), exclude=fill(source.exclude), urls=source.urls)
+
 
 def parse_source(body: object, at: str = "source") -> Source:
     """A source from decoded JSON. Raises BadRequest with the dotted path of the field."""
@@ -61,10 +114,14 @@ def parse_source(body: object, at: str = "source") -> Source:
         refuse(join(at, "uri"), "or `files` or `urls` must be there, one of the three: say where the documents are.",
                "missing_required_parameter")  # fmt: skip
     uri, size = given.get("uri"), given.get("max_bytes")
+    include, exclude = (_read_globs(given.get(name), join(at, name)) for name in ("include", "exclude"))
+    compile_globs(include, exclude, at)
     return Source(
-        uri=None if uri is None else read_text(uri, join(at, "uri"), max_chars=MAX_URI_CHARS),
-        include=_read_texts(given.get("include"), join(at, "include"), MAX_GLOBS),
-        exclude=_read_texts(given.get("exclude"), join(at, "exclude"), MAX_GLOBS),
+        uri=None
+        if uri is None
+        else check_dates(read_text(uri, join(at, "uri"), max_chars=MAX_URI_CHARS), join(at, "uri")),
+        include=include,
+        exclude=exclude,
         files=_read_texts(given.get("files"), join(at, "files"), MAX_FILES),
         urls=_read_texts(given.get("urls"), join(at, "urls"), MAX_URLS),
         settle_s=read_int(given.get("settle_seconds", 0), join(at, "settle_seconds"), 0, 86_400),
@@ -74,6 +131,10 @@ def parse_source(body: object, at: str = "source") -> Source:
             read_word(given.get("incremental", "stamp"), join(at, "incremental"), list(Incremental))
         ),
     )
+
+
+def _read_globs(value: object, at: str) -> tuple[str, ...]:
+    return tuple(check_dates(glob, join(at, i)) for i, glob in enumerate(_read_texts(value, at, MAX_GLOBS)))
 
 
 def _read_texts(value: object, at: str, most: int) -> tuple[str, ...]:
