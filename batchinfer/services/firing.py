@@ -120,15 +120,17 @@ def _store_runs(tx: Transaction, schedule: Schedule, due: Due) -> int:
     return made
 
 
-def _say(code: str, message: str) -> dict[str, str]:
-    return {"code": code, "message": message}
-
-
-_MISSED = _say("missed", "Nobody ticked at its instant, and `timing.misfire` does not make up for it.")
-_CROWDED = _say("overlap", f"{MAX_WAITING} runs of this schedule waited already. Let it fire less often.")
-_OVERLAP = _say("overlap", "The run before it was still at work, and `timing.overlap` is skip.")
-_CLOSED = _say("window_closed", "Its window had closed before it could begin.")
-_ORPHANED = _say("cancelled", "Its schedule was deleted before it began.")
+_MISSED = {
+    "code": "missed",
+    "message": "Nobody ticked at its instant, and `timing.misfire` does not make up for it.",
+}
+_CROWDED = {
+    "code": "overlap",
+    "message": f"{MAX_WAITING} runs of this schedule waited already. Let it fire less often.",
+}
+_OVERLAP = {"code": "overlap", "message": "The run before it was still at work, and `timing.overlap` is skip."}
+_CLOSED = {"code": "window_closed", "message": "Its window had closed before it could begin."}
+_ORPHANED = {"code": "cancelled", "message": "Its schedule was deleted before it began."}
 
 
 def begin_due(ctx: Context, run_id: UUID, schedule_id: UUID, *, again: bool = True) -> bool:

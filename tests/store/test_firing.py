@@ -19,6 +19,7 @@ from batchinfer.domain.webhooks import EndpointRequest
 from batchinfer.errors import BadRequest, Conflict, NotFound
 from batchinfer.services import firing, runs, schedules, upkeep, webhooks
 from batchinfer.services.context import open_context
+from batchinfer.store.minutes import Tally
 
 if TYPE_CHECKING:
     from batchinfer.domain.runs import Run
@@ -285,7 +286,10 @@ def test_a_timing_that_works_no_more_stops_its_schedule_alone(bench: Bench) -> N
 def test_a_full_queue_lets_a_run_wait_and_not_fail(bench: Bench, settings: Any) -> None:
     schedule = declare(bench)
     make_due(bench, schedule)
-    bench.put(3)
+    with bench.ctx.db.transaction() as tx:
+        tally = Tally()
+        tally.count(bench.caller.tenant_id, "reader", submitted=3)
+        tally.add(tx)
     full = open_context(settings.model_copy(update={"quota_jobs": 3}))
     try:
         firing.fire_schedules(full)
