@@ -21,6 +21,9 @@ from batchinfer.api import (
     openapi,
     queue,
     responses,
+    runs,
+    schedules,
+    templates,
     tenants,
     uploads,
     usage,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
-    webhooks.routes, keys.routes, tenants.routes, audit.routes,
+    webhooks.routes, keys.routes, tenants.routes, audit.routes, runs.routes, schedules.routes, templates.routes,
 )  # fmt: skip
 
 

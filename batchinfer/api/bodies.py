@@ -17,6 +17,8 @@ from batchinfer.api.schemas import (
     WorkerBody,
 )
 from batchinfer.domain.ids import DOCUMENT, JOB, WORKER, show_id
+from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain.runs import find_page_outcome
 from batchinfer.observe.clock import to_unix
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from batchinfer.domain.documents import Document
     from batchinfer.domain.jobs import Attempt, Job
+    from batchinfer.domain.runs import PageOutcome
     from batchinfer.store.fleet import Model
     from batchinfer.store.leases import Worker
     from batchinfer.store.series import Overview
@@ -60,6 +63,7 @@ def show_job(job: Job) -> JobBody:
             "error": show_error(job.error),
             "document_id": show_id(DOCUMENT, job.document_id) if job.document_id else None,
             "page": job.page,
+            "outcome": _find_outcome(job),
             "retry_of": show_id(JOB, job.origin_id) if job.origin_id else None,
             "retried_as": show_id(JOB, job.retry_id) if job.retry_id else None,
             "metadata": job.metadata,
@@ -67,6 +71,14 @@ def show_job(job: Job) -> JobBody:
             "cached": job.cached,
         }
     )
+
+
+def _find_outcome(job: Job) -> PageOutcome | None:
+    """How a page ended; None of what is no page, has not ended, or was cancelled."""
+    if job.document_id is None or job.state not in TERMINAL - {JobState.CANCELLED}:
+        return None
+    engine = job.result["engine"] if job.result else None
+    return find_page_outcome(succeeded=job.state is JobState.SUCCEEDED, engine=engine)
 
 
 def show_attempt(attempt: Attempt) -> AttemptBody:

@@ -15,6 +15,21 @@ _BATCH = {
     "metadata": {"night": "2026-11-21"},
     "batchinfer": {"priority": "low"},
 }
+_PIPELINE = {"model": "docreader", "prompt": "Read page {{ page }} of {{ filename }}.", "mode": "per_page"}
+_RUN = {
+    "name": "invoices",
+    "source": {"files": [f"file-{_ID}"]},
+    "pipeline": _PIPELINE,
+    "sinks": [{"type": "jsonl"}],
+    "window": "5h",
+}
+_SCHEDULE = {
+    "name": "nightly-invoices",
+    "timing": {"cron": "30 2 * * 1-5", "timezone": "Europe/Berlin", "window": "5h", "misfire": "run_once"},
+    "source": {"files": [f"file-{_ID}"]},
+    "pipeline": _PIPELINE,
+}
+_TEMPLATE = {"name": "invoice", "prompt": "Read page {{ page }} of {{ filename }} as Markdown.", "note": "first"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "create_batch": {"of a file": _BATCH},
     "validate_batch": {"a file": _BATCH},
@@ -31,6 +46,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rotate_webhook_secret": {"with the former beside it": {"keep_old_secret_active_for_24_hours": True}},
     "test_webhook_endpoint": {"of a batch": {"event_type": "batch.completed"}},
     "reclass_batch": {"before others": {"class": "interactive"}},
+    "create_run": {"of files": _RUN},
+    "preview_run": {"of files": _RUN},
+    "create_schedule": {"each night": _SCHEDULE},
+    "apply_schedule": {"each night": {**_SCHEDULE, "name": "nightly-letters"}},
+    "change_schedule": {"another time": {"timing": {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}}},
+    "create_template": {"of pages": _TEMPLATE},
+    "apply_template": {"of pages": {**_TEMPLATE, "name": "letter"}},
+    "create_template_version": {"shorter": {"prompt": "Read page {{ page }}.", "note": "shorter"}},
+    "try_template": {"on a file": {"model": "docreader", "files": [f"file-{_ID}"]}},
     "complete_upload": {"one part": {"part_ids": [f"part_{_ID}"]}},
 }
 

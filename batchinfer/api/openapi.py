@@ -13,6 +13,9 @@ from batchinfer.api import (
     chat_requests,
     file_schemas,
     key_schemas,
+    run_schemas,
+    schedule_schemas,
+    template_schemas,
     upload_schemas,
     webhook_schemas,
 )
@@ -82,6 +85,7 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
     document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS)
     document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS | upload_schemas.SCHEMAS)
     document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS | key_schemas.SCHEMAS)
+    document["components"]["schemas"].update(run_schemas.SCHEMAS | schedule_schemas.SCHEMAS | template_schemas.SCHEMAS)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)

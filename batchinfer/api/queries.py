@@ -100,6 +100,24 @@ class KeyPath(Parameters):
     key_id: str = Field(description="As it was created.", examples=["key_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class RunPath(Parameters):
+    """The id of a run."""
+
+    run_id: str = Field(description="As it was created.", examples=["run_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class SchedulePath(Parameters):
+    """The id of a schedule."""
+
+    schedule_id: str = Field(description="As it was created.", examples=["sched_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class TemplatePath(Parameters):
+    """The id of a prompt template."""
+
+    template_id: str = Field(description="As it was created.", examples=["tmpl_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -162,6 +180,28 @@ class ItemsQuery(PageQuery):
     status: JobState | None = Field(None, description=f"Lines in this state: one of {', '.join(JobState)}.")
     code: Word | None = Field(None, description="Lines that ended with this code, as `errors` of the batch has it.")
     custom_id: Word | None = Field(None, description="The line of this name.")
+
+
+class RunsQuery(PageQuery):
+    """Which runs, newest first."""
+
+    schedule_id: Word | None = Field(None, description="Runs of this schedule: an id that begins with sched_.")
+
+
+class RunDocumentsQuery(PageQuery):
+    """Which documents of a run, as they were listed."""
+
+    stage: Word | None = Field(None, description="Documents in this stage: one of listed, queued, closed, skipped.")
+    outcome: Word | None = Field(
+        None,
+        description="Documents that ended so: one of completed, completed_with_errors, failed, cancelled, expired.",
+    )
+
+
+class NextQuery(Parameters):
+    """How many instants of a schedule."""
+
+    n: int = Field(5, ge=1, le=100, description="How many: a whole number from 1 to 100.")
 
 
 class EventsQuery(Parameters):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from batchinfer.domain.documents import DocumentState
 from batchinfer.domain.jobs import JobClass, JobState
+from batchinfer.domain.runs import PageOutcome
 
 Time: TypeAlias = int
 MaybeTime = Annotated[int | None, Field(description="Seconds since 1970.")]
@@ -65,6 +66,7 @@ class JobBody(BaseModel):
     error: ErrorDetail | None
     document_id: str | None
     page: int | None
+    outcome: PageOutcome | None = Field(description="Of a page that has ended: how; else null.")
     #: The job that it repeats, and the newest that repeats it.
     retry_of: str | None
     retried_as: str | None

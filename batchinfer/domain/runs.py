@@ -145,10 +145,15 @@ class Run:
     spec: dict[str, Any]
     created_at: datetime
     counts: RunCounts
+    #: Whose usage its pages are.
+    key_id: UUID | None = None
     schedule_id: UUID | None = None
+    #: The one of the schedule that it was made of.
+    schedule_version: int | None = None
     #: The moment that the schedule names.
     instant: datetime | None = None
     due_at: datetime | None = None
+    begun_at: datetime | None = None
     listed_at: datetime | None = None
     finished_at: datetime | None = None
     #: Why it paused itself, was skipped or failed: {"code", "message", …}.
@@ -170,6 +175,17 @@ _OF_BATCH = {
     BatchState.EXPIRED: RunState.EXPIRED,
     BatchState.CANCELLED: RunState.CANCELLED,
 }
+
+
+def count_pages(run: Run) -> dict[str, int]:
+    """Pages of a run that became jobs, by how they ended; what has not ended is in `total` alone."""
+    if run.batch is None:
+        return dict.fromkeys(("total", "ok", "fallback", "failed", "blank", "expired", "cancelled"), 0)
+    counts, blank, fallback = run.batch.counts, run.counts.pages_blank, run.counts.pages_fallback
+    return {
+        "total": counts.total, "ok": counts.completed - blank - fallback, "fallback": fallback,
+        "failed": counts.failed, "blank": blank, "expired": counts.expired, "cancelled": counts.cancelled,
+    }  # fmt: skip
 
 
 def derive_state(own: RunState, batch: Batch | None, counts: RunCounts) -> RunState:

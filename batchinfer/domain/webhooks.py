@@ -50,10 +50,13 @@ _RESPONSES = {
     JobState.SUCCEEDED: "completed", JobState.CANCELLED: "cancelled", JobState.FAILED: "failed",
     JobState.EXPIRED: "failed", JobState.QUARANTINED: "failed",
 }  # fmt: skip
+#: How a run ends; `completed` also with errors.
+RUN_EVENTS = ("run.cancelled", "run.completed", "run.expired", "run.failed", "run.missed", "run.skipped")
 EVENT_TYPES = (
     *(f"batch.{status}" for status in sorted(BATCH_TERMINAL)),
     *(f"response.{word}" for word in ("cancelled", "completed", "failed", "incomplete")),
     *(f"job.{state}" for state in sorted(TERMINAL)),
+    *RUN_EVENTS,
 )
 _SECRET_PREFIX, _SECRET_BYTES = "whsec_", 32
 _MAX_NAME_CHARS = 256

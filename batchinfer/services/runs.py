@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import RUN, new_id, show_id
@@ -19,6 +20,7 @@ from batchinfer.store import fleet, queue, templates
 from batchinfer.store import runs as store
 from batchinfer.store.claims import LIST
 from batchinfer.store.events import Event, record
+from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from batchinfer.domain.runs import RunSpec
     from batchinfer.services.context import Caller, Context, Idempotency
     from batchinfer.store.session import Transaction
+
+_LEAST_WINDOW = timedelta(minutes=1)
 
 
 def declare_run(
@@ -107,12 +111,15 @@ def begin(tx: Transaction, run: Run, spec: RunSpec) -> bool:
     if not store.begin_run(tx, run.id, spec=run.spec | {"resolved": resolved}, recipe=recipe):
         return False
     window, pipeline = spec.window or LONGEST_WINDOW, spec.pipeline
+    if spec.window is not None and run.due_at is not None:
+        # It closes when the schedule says, however long the run waited for its turn.
+        window = max(run.due_at + window - read_now(tx), _LEAST_WINDOW)
     batch_store.insert_batch(
         tx,
         batch_store.NewBatch(
             id=run.id, tenant_id=run.tenant_id, job_class=pipeline.job_class, endpoint=DOCUMENTS,
             completion_window=f"{max(1, int(window.total_seconds() // 60))}m", window=window, input_file_id=None,
-            metadata=spec.metadata, options={"cache": pipeline.cache.value},
+            metadata=spec.metadata, options={"cache": pipeline.cache.value}, key_id=run.key_id,
         ),
     )  # fmt: skip
     batch_store.begin_batch(tx, run.id, total=0, model=pipeline.model)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Failure
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import batch_controls, batches, checking, quotas, sweeping, webhooks, work
+from batchinfer.services import batch_controls, batches, checking, firing, quotas, sweeping, webhooks, work
 from batchinfer.store import endings, idempotency, partitions, ticks
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def tick(ctx: Context) -> Tick:
     """Do what is due. Raises Unavailable when the database does not answer."""
     leases_ended, expired = work.reap(ctx), expire(ctx)
     _try(lambda: batches.finish_batches(ctx), "finish batches")
+    _try(lambda: firing.fire_schedules(ctx), "fire schedules")
     made = forgotten = dropped = removed = mismatches = 0
     with ctx.db.transaction() as tx:
         minutely, hourly = ticks.take_turn(tx, MINUTELY, _MINUTELY_S), ticks.take_turn(tx, HOURLY, _HOURLY_S)

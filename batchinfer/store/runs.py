@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _COUNTS = ("documents", "skipped", "closed", "failed", "with_errors", "pages_blank", "pages_fallback", "listed_bytes")
 _PLAIN = (
-    "id", "tenant_id", "name", "spec", "created_at", "schedule_id", "instant", "due_at", "listed_at", "finished_at",
-    "cause", "recipe", "page_bytes", "shards", "files",
+    "id", "tenant_id", "name", "key_id", "spec", "created_at", "schedule_id", "schedule_version", "instant", "due_at",
+    "begun_at", "listed_at", "finished_at", "cause", "recipe", "page_bytes", "shards", "files",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from batchinfer.domain.ids import BATCH, JOB, RESPONSE, new_id, show_id
+from batchinfer.domain.ids import BATCH, JOB, RESPONSE, RUN, new_id, show_id
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.webhooks import find_response_type, make_event
 from batchinfer.store.claims import DELIVER, INFER, PREPARE, Ended
@@ -58,7 +58,7 @@ _REUSED = text("""
 
 @dataclass(frozen=True)
 class Happening:
-    """Something that ended. `subject` is job or batch; `shown_id` is how users see its id."""
+    """Something that ended. `subject` is job, batch or run; `shown_id` is how users see its id."""
 
     tenant_id: UUID
     event_type: str
@@ -95,9 +95,19 @@ def tell(tx: Transaction, happenings: Sequence[Happening], *, only: UUID | None 
     return list(tx.execute(_TELL, values).scalars())
 
 
+_IS_RUN = text("SELECT 1 FROM runs WHERE id = :id")
+
+
 def tell_of_batch(tx: Transaction, tenant_id: UUID, batch_id: UUID, status: str) -> None:
-    """A batch has ended as `status`."""
+    """A batch has ended as `status`, and with it the run that it belongs to."""
     tell(tx, [Happening(tenant_id, f"batch.{status}", "batch", batch_id, show_id(BATCH, batch_id))])
+    if tx.execute(_IS_RUN, {"id": batch_id}).first() is not None:
+        tell_of_run(tx, tenant_id, batch_id, status)
+
+
+def tell_of_run(tx: Transaction, tenant_id: UUID, run_id: UUID, status: str) -> None:
+    """A run has ended as `status`, skipped and missed among them."""
+    tell(tx, [Happening(tenant_id, f"run.{status}", "run", run_id, show_id(RUN, run_id))])
 
 
 def tell_of_jobs(tx: Transaction, ended: Sequence[Ended], finishes: Mapping[UUID, str] | None = None) -> None:

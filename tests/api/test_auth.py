@@ -34,6 +34,9 @@ PREFIXES = {
     "delivery": "whd_",
     "upload": "upload_",
     "key": "key_",
+    "run": "run_",
+    "schedule": "sched_",
+    "template": "tmpl_",
 }
 
 
@@ -104,6 +107,10 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
                 "POST /v1/batches/validate", "POST /v1/batches/ID/retry",
                 "POST /v1/jobs/ID/retry",
+                "POST /v1/runs", "POST /v1/runs/preview", "POST /v1/schedules", "POST /v1/schedules/apply",
+                "PATCH /v1/schedules/ID", "DELETE /v1/schedules/ID", "POST /v1/schedules/ID/run",
+                "POST /v1/templates", "POST /v1/templates/apply", "DELETE /v1/templates/ID",
+                "POST /v1/templates/ID/versions", "POST /v1/templates/ID/try",
             },
         ),
         (
@@ -118,12 +125,16 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/batches/ID", "GET /v1/batches/ID/items", "GET /v1/batches/ID/errors",
                 "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/ID",
                 "GET /v1/webhook_endpoints/ID/deliveries", "GET /v1/webhook_event_types",
+                "GET /v1/runs", "GET /v1/runs/ID", "GET /v1/runs/ID/documents", "GET /v1/schedules",
+                "GET /v1/schedules/ID", "GET /v1/schedules/ID/next", "GET /v1/schedules/ID/runs",
+                "GET /v1/templates", "GET /v1/templates/ID",
             },
         ),
         (
             "cancel",
             {"DELETE /v1/jobs/ID"}
-            | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")}
+            | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches", "runs")}
+            | {f"POST /v1/{noun}/ID/{verb}" for noun in ("runs", "schedules") for verb in ("pause", "resume")}
             | {f"POST /v1/batches/ID/{verb}" for verb in ("pause", "resume", "reclass")},
         ),
     ],

@@ -63,7 +63,12 @@ def make_things(client: FlaskClient) -> dict[str, str]:
     batch = client.post("/v1/batches", json=wanted).json["id"]
     hook = {"name": "mine", "url": "https://example.com/hook", "event_types": ["job.cancelled"]}
     endpoint = client.post("/v1/webhook_endpoints", json=hook).json["id"]
-    return {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch, "we_": endpoint}
+    timing = {"cron": "30 2 * * *", "timezone": "UTC"}
+    night = {"source": {"files": [file_id]}, "pipeline": {"model": "docreader", "prompt": "Read."}, "timing": timing}
+    made = {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch, "we_": endpoint}
+    made["sched_"] = client.post("/v1/schedules", json={**night, "name": "mine"}).json["id"]
+    made["tmpl_"] = client.post("/v1/templates", json={"name": "mine", "prompt": "Read."}).json["id"]
+    return made
 
 
 def test_every_body_has_an_example_that_fits_its_schema(client: FlaskClient) -> None:
@@ -89,6 +94,7 @@ def test_the_service_takes_every_example(client: FlaskClient, monkeypatch: pytes
         return re.sub(r"(file-|upload_|part_|batch_)[0-9a-f]{32}", lambda found: things[found[1]], text)
 
     paths = {f"{{{prefix[:-1]}_id}}": made for prefix, made in things.items()} | {"{endpoint_id}": things["we_"]}
+    paths |= {"{schedule_id}": things["sched_"], "{template_id}": things["tmpl_"]}
     for method, path, operation, content in bodies(client.get("/openapi.json").json):
         for name, made in paths.items():
             path = path.replace(name, made)  # noqa: PLW2901

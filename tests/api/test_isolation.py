@@ -43,6 +43,18 @@ def make_delivery(client: FlaskClient, ask: Callable[..., dict[str, Any]]) -> di
     return {"endpoint_id": endpoint_id, "delivery_id": delivery["id"]}
 
 
+def make_run(client: FlaskClient, model: str) -> dict[str, str]:
+    """The ids of a run, a schedule and a prompt template."""
+    pipeline = {"model": model, "prompt": "Read."}
+    body = {"source": {"uri": "file:///in"}, "pipeline": pipeline}
+    timing = {"cron": "30 2 * * *", "timezone": "UTC"}
+    return {
+        "run_id": client.post("/v1/runs", json=body).json["id"],
+        "schedule_id": client.post("/v1/schedules", json={**body, "name": "n", "timing": timing}).json["id"],
+        "template_id": client.post("/v1/templates", json={"name": "t", "prompt": "Read."}).json["id"],
+    }
+
+
 def test_ids_of_another_tenant_are_not_there(
     app: OpenAPI, client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
 ) -> None:
@@ -53,6 +65,7 @@ def test_ids_of_another_tenant_are_not_there(
     ids = {"job_id": job["id"], "document_id": document["id"], "response_id": job["id"].replace("job_", "resp_")}
     ids |= make_batch(client)
     ids |= make_delivery(client, ask)
+    ids |= make_run(client, model)
     ids["key_id"] = client.post("/v1/keys", json={"name": "mine", "scopes": ["read"]}).json["id"]
     seen = 0
     for path, methods in make_document(app)["paths"].items():
