@@ -32,15 +32,32 @@ def _check_networks(text: str) -> str:
     return text
 
 
+def _check_sink_folders(text: str) -> str:
+    for part in _split(text):
+        if not part.startswith("/") or ".." in part.split("/"):
+            raise ValueError(f"{part!r} is no folder; write whole paths, as /srv/results")
+    return text
+
+
+def _check_sink_buckets(text: str) -> str:
+    for part in _split(text):
+        if not _BUCKET.fullmatch(part):
+            raise ValueError(f"{part!r} is no bucket; write s3://name or s3://name/folder")
+    return text
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9a-f:.]+")
+_BUCKET = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+(/[^\s?#]+)*/?")
 Folder = Annotated[Path, AfterValidator(_absolute)]
 #: Lists with commas.
 Hosts = Annotated[str, AfterValidator(_check_hosts)]
 Networks = Annotated[str, AfterValidator(_check_networks)]
+SinkFolders = Annotated[str, AfterValidator(_check_sink_folders)]
+SinkBuckets = Annotated[str, AfterValidator(_check_sink_buckets)]
 
 
 class Settings(BaseSettings):
@@ -133,6 +150,12 @@ class Settings(BaseSettings):
     webhook_http: bool = Field(False, description="Webhook endpoints may be http://, not https:// alone.")
     webhook_networks: Networks = Field(
         "", description="Private networks that webhooks may go to: 10.1.0.0/16, ::1/128."
+    )
+    sink_folders: SinkFolders = Field(
+        "", description="Folders that results of runs may be written to, with what is below them; unset: none."
+    )
+    sink_buckets: SinkBuckets = Field(
+        "", description="Buckets that they may be written to: s3://name or s3://name/folder; unset: none."
     )
     idempotency_hours: int = Field(48, ge=1, description="How long an idempotency key is remembered.")
 

@@ -31,6 +31,7 @@ from batchinfer.domain.ids import EVENT, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -57,6 +58,7 @@ EVENT_TYPES = (
     *(f"response.{word}" for word in ("cancelled", "completed", "failed", "incomplete")),
     *(f"job.{state}" for state in sorted(TERMINAL)),
     *RUN_EVENTS,
+    "run.shard_sealed",
 )
 _SECRET_PREFIX, _SECRET_BYTES = "whsec_", 32
 _MAX_NAME_CHARS = 256
@@ -160,11 +162,13 @@ def find_response_type(state: JobState, finish_reason: str | None) -> str:
     return f"response.{'incomplete' if cut else _RESPONSES[state]}"
 
 
-def make_event(event_id: UUID, event_type: str, shown_id: str, created_at: datetime) -> dict[str, Any]:
-    """An event as it is sent; `shown_id` is what it is about, as users see its id."""
+def make_event(
+    event_id: UUID, event_type: str, shown_id: str, created_at: datetime, data: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """An event as it is sent; `shown_id` is what it is about, as users see its id; `data` stands beside it."""
     return {
         "id": show_id(EVENT, event_id), "object": "event", "created_at": int(created_at.timestamp()),
-        "type": event_type, "data": {"id": shown_id},
+        "type": event_type, "data": {"id": shown_id, **(data or {})},
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Nothing is announced: whoever delivers looks by himself within `poll_s`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -58,13 +58,14 @@ _REUSED = text("""
 
 @dataclass(frozen=True)
 class Happening:
-    """Something that ended. `subject` is job, batch or run; `shown_id` is how users see its id."""
+    """Something that ended. `subject` is job, batch or run; `shown_id` is how users see its id; `data` goes with it."""
 
     tenant_id: UUID
     event_type: str
     subject: str
     subject_id: UUID
     shown_id: str
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 def tell(tx: Transaction, happenings: Sequence[Happening], *, only: UUID | None = None) -> list[UUID]:
@@ -83,7 +84,7 @@ def tell(tx: Transaction, happenings: Sequence[Happening], *, only: UUID | None 
         for endpoint in who:
             wants = happening.event_type in endpoint.event_types if only is None else endpoint.id == only
             if wants and endpoint.tenant_id == happening.tenant_id:
-                event = make_event(event_id, happening.event_type, happening.shown_id, endpoint.now)
+                event = make_event(event_id, happening.event_type, happening.shown_id, endpoint.now, happening.data)
                 columns["ids"].append(new_id())
                 columns["endpoints"].append(endpoint.id)
                 columns["subjects"].append(happening.subject)
