@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.quality import needs_drawing
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
 from batchinfer.media.sniff import DOCUMENTS
 from workers.fetching import fetch_images
@@ -41,13 +42,16 @@ def normalise_images(
     expands = any(image.get("media_type") in DOCUMENTS for image in sent)
     desk = _Desk(piece, blobs, sandbox, settings, scratch)
     for index, image in enumerate(sent):
-        path = blobs.path(piece.claim.tenant_id, image["sha256"])
         if not wanted():
             return None
         if image.get("normal"):
             images.append(image)
             continue
         try:
+            if needs_drawing(image):
+                images.append(desk.draw(image, index))
+                continue
+            path = blobs.path(piece.claim.tenant_id, image["sha256"])
             if image.get("media_type") in DOCUMENTS:
                 room = settings.max_images - len(images) - (len(sent) - index - 1)
                 found = desk.render_pages(image, path, index, max_pages=max(room, 0), wanted=wanted)
@@ -92,6 +96,19 @@ class _Desk:
             )
             for page in range(1, total + 1) if wanted()
         ]  # fmt: skip
+
+    def draw(self, image: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """A page of a document, made anew as its `render` says: dpi, max_side, rotate and lossless, any of them."""
+        source, asked = self.piece.documents.get(image["document"]), image.get("render") or {}
+        if source is None or not source.is_file():
+            raise _gone()
+        settings = self.settings
+        return self._make(
+            image, f"{index + 1}", "render_page", source=str(source), page=image["page"],
+            dpi=asked.get("dpi") or settings.render_dpi, max_side=asked.get("max_side") or settings.max_side,
+            max_pixels=settings.max_image_pixels, rotate=asked.get("rotate") or 0,
+            lossless=bool(asked.get("lossless")),
+        )  # fmt: skip
 
     def _make(self, image: Mapping[str, Any], name: str, operation: str, **arguments: Any) -> dict[str, Any]:
         """`image` with `normal`: the picture that the sandbox made, in the blob store."""

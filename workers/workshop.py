@@ -8,9 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+from batchinfer.domain.quality import find_documents
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
 from batchinfer.media.fetching import Fetcher
@@ -26,7 +29,6 @@ from workers.rendering import render_document
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from uuid import UUID
 
     from batchinfer.services.context import Context
     from batchinfer.services.work import PagePicture, Work
@@ -189,7 +191,7 @@ class Workshop:
     def _prepare(self, piece: Work) -> None:
         claim = piece.claim
         images = normalise_images(
-            piece,
+            self._bring_documents(piece),
             blobs=self._ctx.blobs,
             sandbox=self._sandbox,
             fetcher=self._fetcher,
@@ -200,6 +202,17 @@ class Workshop:
         if images is not None:
             self._insist(lambda: work.mark_prepared(self._ctx, claim.lease_id, claim, images))
             self._lease.held.pop(claim)
+
+    def _bring_documents(self, piece: Work) -> Work:
+        """The same with the files of those documents of which pages are to be made anew."""
+        found = {}
+        for name in find_documents(piece.prompt):
+            target = self._scratch / f"{piece.claim.id}-{name}"
+            try:
+                found[name] = ingesting.bring_again(self._ctx, piece.claim.tenant_id, UUID(hex=name), target)
+            finally:
+                target.unlink(missing_ok=True)
+        return replace(piece, documents=found) if found else piece
 
     def _render(self, piece: Work) -> None:
         claim, document = piece.claim, piece.document

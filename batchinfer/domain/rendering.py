@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.page_ranges import choose_pages
-from batchinfer.domain.pipelines import Blank
 from batchinfer.errors import BadDocument
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ def plan_pipeline(pipeline: Pipeline, settings: Settings) -> RenderPlan:
         max_pages=pipeline.max_pages or settings.max_pages,
         pages=render.pages,
         lossless=render.lossless,
-        find_blank=pipeline.blank is Blank.SKIP,
+        # Also where the model is asked all the same: an empty answer is a right one then.
+        find_blank=True,
         thumbnail_side=settings.thumbnail_side,
         pages_per_prompt=pipeline.pages_per_prompt,
     )

@@ -91,13 +91,19 @@ def list_originals(document: Rendering) -> list[str]:
     return [] if uploaded or document.blob is None else [document.blob]
 
 
-def fetch_again(ctx: Context, document: Rendering, target: Path) -> str:
-    """Bring the file of a closed document back for a while, and answer its SHA-256. Raises as `fetch_original`."""
-    original = bring_original(ctx, document, target)
+def bring_again(ctx: Context, tenant_id: UUID, document_id: UUID, target: Path) -> Path:
+    """Where the file of a document lies, some of whose pages are wanted anew. One that was let go of is read from its
+    source once more, the same bytes or none, and stays for some minutes. Raises as `fetch_original`."""
     with ctx.db.transaction() as tx:
-        record_made(ctx, tx, document.tenant_id, [(original.sha256, original.media_type)])
-        store.let_go(tx, document.tenant_id, [original.sha256], wait_s=ERASE_WAIT_S)
-    return original.sha256
+        document = documents.load_renderings(tx, [document_id]).get(document_id)
+    if document is None or document.tenant_id != tenant_id:
+        raise Failure("The document is no longer stored. Submit it again with the file.", code="blob_missing")
+    original = bring_original(ctx, document, target)
+    if document.stage in ("closed", "skipped"):
+        with ctx.db.transaction() as tx:
+            record_made(ctx, tx, tenant_id, [(original.sha256, original.media_type)])
+            store.let_go(tx, tenant_id, list_originals(document), wait_s=ERASE_WAIT_S)
+    return ctx.blobs.path(tenant_id, original.sha256)
 
 
 def bring_original(ctx: Context, document: Rendering, target: Path) -> Original:
@@ -110,9 +116,12 @@ def bring_original(ctx: Context, document: Rendering, target: Path) -> Original:
         raise Failure("The document is no longer in the store. Submit it again with the file.", code="blob_missing")
     if uri.startswith(ids.FILE):
         return _find_upload(ctx, document, ids.parse_id(ids.FILE, uri))
-    _check_stamp(ctx, document, uri)
+    # Of one that was read before, the bytes alone decide.
+    if document.blob is None:
+        _check_stamp(ctx, document, uri)
     _copy(ctx, document, uri, target)
-    _check_stamp(ctx, document, uri)
+    if document.blob is None:
+        _check_stamp(ctx, document, uri)
     media_type = _tell(target)
     sha256 = ctx.blobs.put_file(document.tenant_id, target)
     if document.blob not in (None, sha256):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import RUN, new_id, show_id
+from batchinfer.domain.pipelines import Blank
+from batchinfer.domain.quality import make_quality
 from batchinfer.domain.reuse import Reuse
 from batchinfer.domain.templates import fill_in
 from batchinfer.errors import Failure
@@ -41,9 +43,10 @@ def build_page_job(
     except Failure as failure:
         messages, error = [], error or failure.as_dict()
     name = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-    prompt = _build_prompt(document, pipeline, messages, [_image(document, page) for page in pages])
+    images, blank = [_image(document, pipeline, page) for page in pages], all(page.blank for page in pages)
+    prompt = _build_prompt(document, pipeline, messages, images, blank=blank)
     job = _build_job(document, pipeline, prompt, line=line, name=name, page=numbers[0])
-    return PageJob(job, blank=error is None and all(page.blank for page in pages), error=error)
+    return PageJob(job, blank=error is None and blank and pipeline.blank is Blank.SKIP, error=error)
 
 
 def build_merged_job(
@@ -125,7 +128,12 @@ def _find_metadata(document: Rendering) -> dict[str, str]:
 
 
 def _build_prompt(
-    document: Rendering, pipeline: Pipeline, messages: list[dict[str, Any]], images: list[dict[str, Any]]
+    document: Rendering,
+    pipeline: Pipeline,
+    messages: list[dict[str, Any]],
+    images: list[dict[str, Any]],
+    *,
+    blank: bool = False,
 ) -> dict[str, Any]:
     resolved = get_run(document).spec.get("resolved", {})
     kept = {} if pipeline.cache is Reuse.OFF else {"cache": pipeline.cache.value}
@@ -136,23 +144,16 @@ def _build_prompt(
         "max_tokens": pipeline.max_tokens,
         "stop": list(pipeline.stop),
         "response_format": resolved.get("response_format", pipeline.response_format),
-        "quality": _build_quality(pipeline),
+        "quality": make_quality(pipeline, blank=blank),
         **kept,
     }
 
 
-def _build_quality(pipeline: Pipeline) -> dict[str, Any]:
-    """What an answer is held against, and what is tried where it is refused."""
-    rungs = [{name: value for name, value in vars(rung).items() if value is not None} for rung in pipeline.ladder]
-    return {
-        "checks": [check.value for check in pipeline.checks], "ladder": rungs, "fallback": pipeline.fallback.value,
-        "confidence": pipeline.confidence,
-    }  # fmt: skip
-
-
-def _image(document: Rendering, page: PagePicture) -> dict[str, Any]:
-    """A page in a prompt. It says of which document it is, so that it can be drawn again when its picture is gone."""
-    image: dict[str, Any] = {"document": str(document.id), "page": page.number, "normal": None}
+def _image(document: Rendering, pipeline: Pipeline, page: PagePicture) -> dict[str, Any]:
+    """A page in a prompt. It says of which document it is and how it was drawn: so it can be drawn again when its
+    picture is gone."""
+    render = make_quality(pipeline)["render"]
+    image: dict[str, Any] = {"document": document.id.hex, "page": page.number, "render": render, "normal": None}
     if page.error is None:
         image |= {"sha256": page.sha256, "media_type": page.media_type, "normal": page.as_normal()}
     return image | ({"thumbnail": page.thumbnail} if page.thumbnail else {})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain.quality import needs_drawing
 from batchinfer.errors import Conflict
 from batchinfer.services import models
 from batchinfer.services.jobs import find_own, make_missing, require_job, suspect_again
@@ -20,6 +21,7 @@ from batchinfer.store.minutes import Tally
 from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
 
     from batchinfer.domain.jobs import Job
@@ -63,10 +65,9 @@ def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UU
     _check(held)
     models.require_model(tx, held.model)
     admit(ctx, tx, caller.tenant_id, 1)
-    images = held.prompt.get("images", [])
-    _keep_files(ctx, tx, caller, held)
+    images = _keep_files(ctx, tx, caller, held)
     expires_at = read_now(tx) + held.lifetime if held.lifetime else None
-    prompt = {name: value for name, value in held.prompt.items() if name != "channel"}
+    prompt = {name: value for name, value in held.prompt.items() if name != "channel"} | {"images": images}
     job = jobs.NewJob(
         new, caller.tenant_id, held.model, held.job_class, prompt, held.metadata, expires_at, key_id=caller.key_id,
         origin_id=held.id,
@@ -109,17 +110,31 @@ def _say(held: Held) -> str:
     return "has not ended" if held.state is None else f"ended as {held.state}"
 
 
-def _keep_files(ctx: Context, tx: Transaction, caller: Caller, held: Held) -> None:
-    """Hold on to a job's pictures until this transaction refers to them too. Raises Conflict where they are gone."""
-    images = [files.list_names(image) for image in held.prompt.get("images", [])]
-    found = {name: files.find_blob(tx, caller.tenant_id, name) for names in images for name in names}
+def _keep_files(ctx: Context, tx: Transaction, caller: Caller, held: Held) -> list[dict[str, Any]]:
+    """Hold on to a job's pictures until this transaction refers to them too. A page of a document whose picture was let
+    go of is to be drawn again. Answers the prompt's images. Raises Conflict where others are gone."""
+    images = held.prompt.get("images", [])
+    found = {
+        name: files.find_blob(tx, caller.tenant_id, name) for image in images for name in files.list_names(image)
+    }  # fmt: skip
     files.record_blobs(tx, caller.tenant_id, [blob for blob in found.values() if blob])
-    for needed in (names[0] for names in images if names):
-        if found[needed] is None or not ctx.blobs.exists(caller.tenant_id, needed):
-            raise Conflict(
-                f"The files of job {show_id(JOB, held.id)} are gone. Submit it anew with its files.",
-                code="job_files_gone",
-            )
+    there = {name for name, blob in found.items() if blob and ctx.blobs.exists(caller.tenant_id, name)}
+    return [image if _is_there(image, there) else _draw_again(image, held) for image in images]
+
+
+def _is_there(image: Mapping[str, Any], there: set[str]) -> bool:
+    """Whether the picture that the model is to see, or what it is made of, is there; an address has nothing yet."""
+    needed = next(iter(files.list_names({**image, "thumbnail": None})), None)
+    return needed in there or (needed is None and not needs_drawing(image))
+
+
+def _draw_again(image: Mapping[str, Any], held: Held) -> dict[str, Any]:
+    again = {name: value for name, value in image.items() if name not in ("sha256", "media_type")} | {"normal": None}
+    if needs_drawing(again):
+        return again
+    raise Conflict(
+        f"The files of job {show_id(JOB, held.id)} are gone. Submit it anew with its files.", code="job_files_gone"
+    )
 
 
 def delete_job(ctx: Context, caller: Caller, job_id: UUID) -> None:

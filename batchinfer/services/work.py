@@ -81,6 +81,8 @@ class Work:
     #: For render: the document's media type, and all that is known of it.
     media_type: str = ""
     document: Rendering | None = None
+    #: For prepare: the files of documents whose pages are to be made anew or read, by id (32 hexadecimal digits).
+    documents: dict[str, Path] = field(default_factory=dict)
     #: For deliver: what to hand over; `prompt` and `paths` are empty.
     delivery: Delivery | None = None
 

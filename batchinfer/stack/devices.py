@@ -7,6 +7,10 @@ import re
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def list_devices(nodes: Path = Path("/dev")) -> list[str]:
@@ -25,6 +29,20 @@ def list_devices(nodes: Path = Path("/dev")) -> list[str]:
     return [f"cuda:{index}" for index in range(count)] or ["cpu"]
 
 
-def count_cpu_workers(wanted: str) -> int:
-    """How many CPU workers: `auto` is half of the cores that we may use, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // 2) if wanted == "auto" else int(wanted)
+#: Rendering a page costs a core about a tenth of a second (`make bench-documents` prints it): so many cores bring a device
+#: some forty pages a second, more than a model of a billion parameters reads.
+CORES_PER_DEVICE = 4
+#: Pieces that a CPU worker does at once, unless told otherwise.
+PROCESSES = 2
+
+
+def count_cpu_workers(wanted: str, devices: Sequence[str], cores: int | None = None) -> int:
+    """How many CPU workers: `auto` is as many as the devices need, and as the cores that we may use allow.
+
+    Each GPU's own worker keeps a core; a model on the CPU keeps half of them. At least one.
+    """
+    if wanted != "auto":
+        return int(wanted)
+    there = len(os.sched_getaffinity(0)) if cores is None else cores
+    left = there // 2 if list(devices) == ["cpu"] else there - len(devices)
+    return max(1, min(CORES_PER_DEVICE * len(devices), left) // PROCESSES)

@@ -72,7 +72,7 @@ def run_up(settings: Settings, wishes: Wishes, say: Callable[[str], None]) -> No
         from batchinfer.stack.machine import open_machine
 
         devices = list_devices()
-        fleet = Fleet(folder, wishes.engine, devices, count_cpu_workers(wishes.cpu_workers))
+        fleet = Fleet(folder, wishes.engine, devices, count_cpu_workers(wishes.cpu_workers, devices))
         machine = open_machine(settings, home, fleet, ready_file, say)
         ending.callback(machine.close)
         machine.start(servers, listener, signals)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from PIL import Image
+from sqlalchemy import text as sql
 
 from batchinfer.domain import ids
 from batchinfer.services import keys
+from batchinfer.store.clean import as_jsonb
 from batchinfer.store.keys import ensure_tenant
 from batchinfer.store.pages import find_leaf
 
@@ -283,3 +287,26 @@ def test_a_page_of_a_document_knows_its_neighbours(client: FlaskClient, stage: A
         assert find_leaf(tx, ids.new_id(), document, 2) is None
     other = client.get(f"/admin/jobs?document={ids.show_id(ids.DOCUMENT, ids.new_id())}")
     assert other.status_code == 404
+
+
+def test_the_small_copy_stands_for_a_picture_that_was_let_go(client: FlaskClient, stage: Any) -> None:
+    job = stage.page_job(answer="read")
+    blobs, tenant = stage.context.blobs, stage.caller.tenant_id
+    small = as_jpeg((90, 128))
+    kept = {"sha256": blobs.put(tenant, small), "media_type": "image/jpeg", "width": 90, "height": 128}
+    with stage.context.db.transaction() as tx:
+        tx.execute(
+            sql("UPDATE jobs SET prompt = jsonb_set(prompt, '{images,0,thumbnail}', :kept) WHERE id = :id"),
+            {"kept": as_jsonb(kept), "id": job.id},
+        )
+    assert "A small copy" not in client.get(f"/admin/jobs/{show(job)}").text
+    blobs.path(tenant, job.prompt["images"][0]["normal"]["sha256"]).unlink()
+    assert "A small copy" in client.get(f"/admin/jobs/{show(job)}").text
+    answer = client.get(f"/admin/jobs/{show(job)}/images/0")
+    assert (answer.status_code, answer.mimetype, answer.data) == (200, "image/jpeg", small)
+
+
+def as_jpeg(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "white").save(buffer, "JPEG")
+    return buffer.getvalue()

@@ -21,7 +21,7 @@ from batchinfer.media.sandbox import SandboxPool
 from batchinfer.media.sources import read_stamp
 from batchinfer.services import batch_controls, closing, ingesting, plans, runs, sweeping, work
 from batchinfer.store import batches, queue
-from batchinfer.store.claims import CLOSE, EXPORT, LIST, PREPARE, RENDER, Ending
+from batchinfer.store.claims import CLOSE, EXPORT, LIST, RENDER, Ending
 from batchinfer.store.minutes import Tally
 from workers.rendering import render_document
 
@@ -97,8 +97,8 @@ class HandRun:
                 self.documents.append(new_id())
                 tx.execute(
                     text("""
-                        INSERT INTO documents (id, tenant_id, class, model, filename, media_type, prompt, run_id, number,
-                            uri, size_bytes, stamp, stage)
+                        INSERT INTO documents (id, tenant_id, class, model, filename, media_type, prompt, run_id,
+                            number, uri, size_bytes, stamp, stage)
                         SELECT :id, tenant_id, 'batch', 'reader', :filename, '', '{}', id, :number, :uri, :size_bytes,
                             :stamp, 'queued' FROM runs WHERE id = :run_id"""),
                     {"id": self.documents[-1], "filename": file.name, "number": number, "uri": f"file://{file}",

@@ -121,8 +121,18 @@ def test_devices_are_counted_by_their_nodes(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_cpu_workers() -> None:
-    assert count_cpu_workers("3") == 3
-    assert count_cpu_workers("auto") >= 1
+    assert count_cpu_workers("3", ["cpu"]) == 3
+    assert count_cpu_workers("auto", ["cpu"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "workers"),
+    [(["cpu"], 1, 1), (["cpu"], 2, 1), (["cpu"], 64, 2), (["cuda:0"], 16, 2), (["cuda:0"], 3, 1),
+     ([f"cuda:{n}" for n in range(8)], 96, 16), ([f"cuda:{n}" for n in range(8)], 16, 4),
+     ([f"cuda:{n}" for n in range(8)], 8, 1)],
+)  # fmt: skip
+def test_cpu_workers_are_as_many_as_devices_need_and_cores_allow(devices: list[str], cores: int, workers: int) -> None:
+    assert count_cpu_workers("auto", devices, cores) == workers
 
 
 def test_the_ready_file_is_there_only_while_ready(tmp_path: Path) -> None:
