@@ -26,7 +26,7 @@ def fetch_images(
     """
     images, found = [], dict[str, dict[str, str]]()
     for index, image in enumerate(piece.prompt["images"]):
-        if "sha256" not in image:
+        if "url" in image and "sha256" not in image:
             if not wanted():
                 return []
             target = scratch / f"{piece.claim.id}-fetched-{index + 1}"

@@ -7,8 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.quality import list_own_pages, needs_drawing, read_quality
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
 from batchinfer.media.sniff import DOCUMENTS
+from batchinfer.observe.logs import get_logger
 from workers.fetching import fetch_images
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from batchinfer.media.sandbox import SandboxPool
     from batchinfer.services.work import Work
     from batchinfer.settings import Settings
+
+_log = get_logger(__name__)
 
 
 def normalise_images(
@@ -41,13 +45,16 @@ def normalise_images(
     expands = any(image.get("media_type") in DOCUMENTS for image in sent)
     desk = _Desk(piece, blobs, sandbox, settings, scratch)
     for index, image in enumerate(sent):
-        path = blobs.path(piece.claim.tenant_id, image["sha256"])
         if not wanted():
             return None
         if image.get("normal"):
             images.append(image)
             continue
         try:
+            if needs_drawing(image):
+                images.append(desk.draw(image, index))
+                continue
+            path = blobs.path(piece.claim.tenant_id, image["sha256"])
             if image.get("media_type") in DOCUMENTS:
                 room = settings.max_images - len(images) - (len(sent) - index - 1)
                 found = desk.render_pages(image, path, index, max_pages=max(room, 0), wanted=wanted)
@@ -57,6 +64,22 @@ def normalise_images(
             raise _name_picture(error, image, index + 1) from None
         images += [{**picture, "upload": index} for picture in found] if expands else found
     return images if wanted() else None
+
+
+def read_own_text(piece: Work, sandbox: SandboxPool) -> str:
+    """What the document of a prompt's pages says itself, page after page; empty where it says nothing, or cannot be
+    read. Raises Unavailable where another try may pass."""
+    quality = read_quality(piece.prompt)
+    source = piece.documents.get(quality.document or "") if quality else None
+    if source is None or not source.is_file():
+        return ""
+    texts = []
+    for page in list_own_pages(piece.prompt["images"]):
+        try:
+            texts.append(str(sandbox.run("read_text", source=str(source), page=page)["text"]).strip())
+        except (BadDocument, BadImage, Failure) as error:
+            _log.warning("a page's own text cannot be read", job_id=str(piece.claim.subject_id), code=error.code)
+    return "\n\n".join(filter(None, texts))
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,19 @@ class _Desk:
             )
             for page in range(1, total + 1) if wanted()
         ]  # fmt: skip
+
+    def draw(self, image: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """A page of a document, made anew as its `render` says: dpi, max_side, rotate and lossless, any of them."""
+        source, asked = self.piece.documents.get(image["document"]), image.get("render") or {}
+        if source is None or not source.is_file():
+            raise _gone()
+        settings = self.settings
+        more = {name: asked[name] for name in ("rotate", "lossless") if asked.get(name)}
+        return self._make(
+            image, f"{index + 1}", "render_page", source=str(source), page=image["page"],
+            dpi=asked.get("dpi") or settings.render_dpi, max_side=asked.get("max_side") or settings.max_side,
+            max_pixels=settings.max_image_pixels, **more,
+        )  # fmt: skip
 
     def _make(self, image: Mapping[str, Any], name: str, operation: str, **arguments: Any) -> dict[str, Any]:
         """`image` with `normal`: the picture that the sandbox made, in the blob store."""

@@ -11,16 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.quality import read_quality
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import closing, exporting, listing, outbox, reading, sealing, work
+from batchinfer.services import climbing, closing, exporting, listing, outbox, reading, sealing, work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
-from workers.preparing import normalise_images
+from workers.preparing import normalise_images, read_own_text
 from workers.rendering import render_document
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
 
+    from batchinfer.domain.quality import Quality
     from batchinfer.services.context import Context
     from batchinfer.services.work import PagePicture, Work
     from workers.lease import Lease
@@ -188,6 +190,10 @@ class Workshop:
 
     def _prepare(self, piece: Work) -> None:
         claim = piece.claim
+        quality = read_quality(piece.prompt)
+        if quality is not None and quality.falls_back:
+            self._fall_back(piece, quality)
+            return
         images = normalise_images(
             piece,
             blobs=self._ctx.blobs,
@@ -200,6 +206,15 @@ class Workshop:
         if images is not None:
             self._insist(lambda: work.mark_prepared(self._ctx, claim.lease_id, claim, images))
             self._lease.held.pop(claim)
+
+    def _fall_back(self, piece: Work, quality: Quality) -> None:
+        """The page's own text stands for the answer that no try brought; where it says nothing, the last try counts."""
+        claim = piece.claim
+        text = read_own_text(piece, self._sandbox)
+        if self._insist(lambda: climbing.fall_back(self._ctx, claim.lease_id, claim, text)):
+            self._lease.held.pop(claim)
+        elif self._lease.held.pop(claim):
+            self._committer.put(Finished(claim, ending=Ending(claim.id, claim.attempt, quality.error or {})))
 
     def _render(self, piece: Work) -> None:
         claim = piece.claim

@@ -50,10 +50,13 @@ _RESPONSES = {
     JobState.SUCCEEDED: "completed", JobState.CANCELLED: "cancelled", JobState.FAILED: "failed",
     JobState.EXPIRED: "failed", JobState.QUARANTINED: "failed",
 }  # fmt: skip
+#: A run has paused itself.
+RUN_STOPPED = "run.stopped"
 EVENT_TYPES = (
     *(f"batch.{status}" for status in sorted(BATCH_TERMINAL)),
     *(f"response.{word}" for word in ("cancelled", "completed", "failed", "incomplete")),
     *(f"job.{state}" for state in sorted(TERMINAL)),
+    RUN_STOPPED,
 )
 _SECRET_PREFIX, _SECRET_BYTES = "whsec_", 32
 _MAX_NAME_CHARS = 256

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
+from batchinfer.domain.quality import begin_again
 from batchinfer.errors import Conflict
 from batchinfer.services import models
 from batchinfer.services.jobs import find_own, make_missing, require_job, suspect_again
@@ -66,7 +67,7 @@ def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UU
     images = held.prompt.get("images", [])
     _keep_files(ctx, tx, caller, held)
     expires_at = read_now(tx) + held.lifetime if held.lifetime else None
-    prompt = {name: value for name, value in held.prompt.items() if name != "channel"}
+    prompt = {name: value for name, value in begin_again(held.prompt).items() if name != "channel"}
     job = jobs.NewJob(
         new, caller.tenant_id, held.model, held.job_class, prompt, held.metadata, expires_at, key_id=caller.key_id,
         origin_id=held.id,
