@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -61,6 +62,8 @@ class Answering:
         self._tokens = tokens
         engine.on_touched = lambda request_id: self._crumbs.enter(UUID(request_id))
         self._ahead = max(1, math.ceil(slots * AHEAD))
+        #: Holds answers against the checks of their runs: that may take a while, and the engine must not wait for it.
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
         self._inside_lock = threading.Lock()
         self._inside = 0
 
@@ -103,6 +106,7 @@ class Answering:
     def drain(self, deadline_s: float) -> None:
         """What the engine gives back stays held, and is released with the lease."""
         given_back = self._engine.drain(deadline_s)
+        self._checker.shutdown()
         _log.info("engine drained", given_back=len(given_back))
 
     def info(self) -> dict[str, Any]:
@@ -122,6 +126,7 @@ class Answering:
 
     def close(self) -> None:
         self._engine.close()
+        self._checker.shutdown()
         self._crumbs.close()
         if self._tokens is not None:
             self._tokens.close()
@@ -134,7 +139,7 @@ class Answering:
                 self._inside += 1
             try:
                 self._engine.submit(
-                    request, on_done=partial(self._on_done, claim, request), on_token=self._find_listener(piece)
+                    request, on_done=partial(self._on_done, piece, request), on_token=self._find_listener(piece)
                 )
             except BaseException:
                 self._leave()
@@ -157,22 +162,45 @@ class Answering:
         tell = self._tokens.open(channel, piece.claim.attempt)
         return lambda _request_id, text: tell(text)
 
-    def _on_done(self, claim: Claim, request: Request, done: Done) -> None:
+    def _on_done(self, piece: Work, request: Request, done: Done) -> None:
         """On the engine's thread: hand over and return."""
+        if "quality" not in piece.prompt:
+            self._take_end(piece, request, done)
+            return
+        try:
+            self._checker.submit(self._take_end, piece, request, done)
+        except RuntimeError:  # we stop: what is held is given back with the lease
+            self._let_go(piece.claim)
+
+    def _take_end(self, piece: Work, request: Request, done: Done) -> None:
+        try:
+            finished = self._judge(piece, request, done)
+        except Exception:
+            _log.exception("an answer could not be read", job_id=str(piece.claim.subject_id))
+            fault = Internal("The answer could not be read. The log of the worker says why.")
+            ending = Ending(piece.claim.id, piece.claim.attempt, fault.as_dict(), RetryClass.TRANSIENT)
+            finished = Finished(piece.claim, ending=ending)
+        self._let_go(piece.claim)
+        if finished is not None:
+            self._end(finished)
+        self.on_room()
+
+    def _judge(self, piece: Work, request: Request, done: Done) -> Finished | None:
+        """What is written of an end; None where nothing is."""
+        claim = piece.claim
+        if done.finish in ("stop", "length"):
+            if wrong := find_wrong_output(piece, request, done):
+                return Finished(claim, ending=wrong)
+            return Finished(claim, outcome=read_outcome(claim, done, revision=self._revision, engine=self._engine.name))
+        if done.finish == "error":
+            return Finished(claim, ending=read_failure(claim, done))
+        # Nobody here asked for a cancelled one, or the claim would not be held any more: it runs again. An expired one
+        # stays held until upkeep ends its row, by the database's clock; the heart then lets it go.
+        return Finished(claim) if done.finish == "cancelled" else None
+
+    def _let_go(self, claim: Claim) -> None:
         self._crumbs.leave(claim.id)
         self._leave()
-        if done.finish in ("stop", "length"):
-            wrong = find_wrong_output(claim, request, done)
-            outcome = read_outcome(claim, done, revision=self._revision, engine=self._engine.name)
-            self._end(Finished(claim, ending=wrong) if wrong else Finished(claim, outcome=outcome))
-        elif done.finish == "error":
-            self._end(Finished(claim, ending=read_failure(claim, done)))
-        elif done.finish == "cancelled":
-            # Nobody here asked for it, or the claim would not be held any more: it runs again.
-            self._end(Finished(claim))
-        # An expired one stays held until upkeep ends its row, by the database's clock; the heart then lets
-        # it go.
-        self.on_room()
 
     def _end(self, finished: Finished) -> None:
         if self._held.pop(finished.claim):

@@ -7,9 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.quality import needs_drawing
+from batchinfer.domain.quality import list_own_pages, needs_drawing, read_quality
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
 from batchinfer.media.sniff import DOCUMENTS
+from batchinfer.observe.logs import get_logger
 from workers.fetching import fetch_images
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from batchinfer.media.sandbox import SandboxPool
     from batchinfer.services.work import Work
     from batchinfer.settings import Settings
+
+_log = get_logger(__name__)
 
 
 def normalise_images(
@@ -61,6 +64,22 @@ def normalise_images(
             raise _name_picture(error, image, index + 1) from None
         images += [{**picture, "upload": index} for picture in found] if expands else found
     return images if wanted() else None
+
+
+def read_own_text(piece: Work, sandbox: SandboxPool) -> str:
+    """What the document of a prompt's pages says itself, page after page; empty where it says nothing, or cannot be
+    read. Raises Unavailable where another try may pass."""
+    quality = read_quality(piece.prompt)
+    source = piece.documents.get(quality.document or "") if quality else None
+    if source is None or not source.is_file():
+        return ""
+    texts = []
+    for page in list_own_pages(piece.prompt["images"]):
+        try:
+            texts.append(str(sandbox.run("read_text", source=str(source), page=page)["text"]).strip())
+        except (BadDocument, BadImage, Failure) as error:
+            _log.warning("a page's own text cannot be read", job_id=str(piece.claim.subject_id), code=error.code)
+    return "\n\n".join(filter(None, texts))
 
 
 @dataclass(frozen=True)

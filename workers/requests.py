@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.jobs import Usage
 from batchinfer.domain.messages import expand_places
+from batchinfer.domain.pipelines import Check
+from batchinfer.domain.quality import find_fault, read_quality
 from batchinfer.domain.retries import RetryClass, classify_failure
 from batchinfer.errors import BadRequest, Failure
 from batchinfer.store.claims import Claim, Ending, Outcome
 from workers.engine.protocol import Done, EngineFailure, Image, Refused, Request, Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import timedelta
 
     from batchinfer.services.work import Work
@@ -37,6 +40,7 @@ def build_request(piece: Work) -> Request:
             response_format=prompt["response_format"],
             job_class=claim.job_class.value,
             deadline=_find_deadline(claim),
+            stop_repetition=_stops_loops(prompt),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Failure("The job's stored prompt cannot be read. Submit it again.", code="prompt_unreadable") from None
@@ -47,6 +51,11 @@ def build_request(piece: Work) -> Request:
                 code="blob_missing",
             )
     return request
+
+
+def _stops_loops(prompt: Mapping[str, Any]) -> bool:
+    quality = read_quality(prompt)
+    return quality is not None and Check.REPETITION in quality.checks
 
 
 def _find_deadline(claim: Claim) -> float | None:
@@ -81,22 +90,30 @@ def read_outcome(claim: Claim, done: Done, *, revision: str, engine: str) -> Out
     )
 
 
-def find_wrong_output(claim: Claim, request: Request, done: Done) -> Ending | None:
-    """The end of a try whose whole answer is no JSON where JSON was asked for; None where nothing is wrong.
-
-    Engines that constrain their answers never come here; one that was cut, at max_tokens or by a stop, is as wanted.
+def find_wrong_output(piece: Work, request: Request, done: Done) -> Ending | None:
+    """The end of a try whose whole answer is not what was asked for: it breaks a check of its run, or is no JSON where
+    JSON was wanted. None where nothing is wrong.
     """
+    error = find_fault(piece.prompt, done.text, done.finish) or _find_no_json(request, done)
+    if error is None:
+        return None
+    claim = piece.claim
+    return Ending(claim.id, claim.attempt, error.as_dict(), RetryClass.MODEL_OUTPUT, timings=dict(done.timings))
+
+
+def _find_no_json(request: Request, done: Done) -> Failure | None:
+    """Engines that constrain their answers never come here; one that was cut, at max_tokens or by a stop, is as
+    wanted."""
     wanted = (request.response_format or {}).get("type")
     if done.finish != "stop" or request.stop or wanted not in ("json_object", "json_schema"):
         return None
     try:
         json.loads(done.text)
     except (ValueError, RecursionError):
-        error = Failure(
+        return Failure(
             "The model's answer is not the JSON that response_format asks for. Try another prompt or model.",
             code="invalid_output",
         )
-        return Ending(claim.id, claim.attempt, error.as_dict(), RetryClass.MODEL_OUTPUT, timings=dict(done.timings))
     return None
 
 

@@ -13,23 +13,24 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from batchinfer.domain.quality import find_documents
+from batchinfer.domain.quality import find_documents, read_quality
 from batchinfer.domain.retries import RetryClass, classify_error
-from batchinfer.errors import BatchinferError, Internal
+from batchinfer.errors import BadDocument, BatchinferError, Failure, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import closing, exporting, ingesting, listing, outbox, plans, reading, sealing, work
+from batchinfer.services import climbing, closing, exporting, ingesting, listing, outbox, plans, reading, sealing, work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
-from workers.preparing import normalise_images
+from workers.preparing import normalise_images, read_own_text
 from workers.rendering import render_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from batchinfer.domain.quality import Quality
     from batchinfer.services.context import Context
     from batchinfer.services.work import PagePicture, Work
     from workers.lease import Lease
@@ -190,6 +191,10 @@ class Workshop:
 
     def _prepare(self, piece: Work) -> None:
         claim = piece.claim
+        quality = read_quality(piece.prompt)
+        if quality is not None and quality.falls_back:
+            self._fall_back(piece, quality)
+            return
         images = normalise_images(
             self._bring_documents(piece),
             blobs=self._ctx.blobs,
@@ -213,6 +218,19 @@ class Workshop:
             finally:
                 target.unlink(missing_ok=True)
         return replace(piece, documents=found) if found else piece
+
+    def _fall_back(self, piece: Work, quality: Quality) -> None:
+        """The page's own text stands for the answer that no try brought; where it says nothing, the last try counts."""
+        claim = piece.claim
+        try:
+            text = read_own_text(self._bring_documents(piece), self._sandbox)
+        except (BadDocument, Failure) as error:  # its source has changed or gone: then it says nothing
+            _log.warning("a document cannot be read again", job_id=str(claim.subject_id), code=error.code)
+            text = ""
+        if self._insist(lambda: climbing.fall_back(self._ctx, claim.lease_id, claim, text)):
+            self._lease.held.pop(claim)
+        elif self._lease.held.pop(claim):
+            self._committer.put(Finished(claim, ending=Ending(claim.id, claim.attempt, quality.error or {})))
 
     def _render(self, piece: Work) -> None:
         claim, document = piece.claim, piece.document

@@ -16,6 +16,7 @@ from batchinfer.api.schemas import (
     WaitingBody,
     WorkerBody,
 )
+from batchinfer.domain.confidence import find_confidence
 from batchinfer.domain.ids import DOCUMENT, JOB, WORKER, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
 from batchinfer.domain.runs import find_page_outcome
@@ -58,7 +59,7 @@ def show_job(job: Job) -> JobBody:
             "finished_at": to_unix(job.finished_at),
             "attempts": job.attempts,
             "crashes": job.crashes,
-            "result": {name: job.result[name] for name in _RESULT} if job.result else None,
+            "result": _show_result(job.result) if job.result else None,
             "usage": job.usage,
             "error": show_error(job.error),
             "document_id": show_id(DOCUMENT, job.document_id) if job.document_id else None,
@@ -79,6 +80,12 @@ def _find_outcome(job: Job) -> PageOutcome | None:
         return None
     engine = job.result["engine"] if job.result else None
     return find_page_outcome(succeeded=job.state is JobState.SUCCEEDED, engine=engine)
+
+
+def _show_result(result: dict[str, Any]) -> dict[str, Any]:
+    fields = find_confidence(result["text"], result.get("logprobs"))
+    confidence = None if fields is None else {path: vars(field) for path, field in fields.items()}
+    return {name: result[name] for name in _RESULT} | {"confidence": confidence}
 
 
 def show_attempt(attempt: Attempt) -> AttemptBody:

@@ -38,6 +38,13 @@ class ErrorBody(BaseModel):
     request_id: str | None
 
 
+class FieldConfidence(BaseModel):
+    """How sure the model was of one field: the geometric mean of its tokens' probabilities, and the least of them."""
+
+    mean: float
+    min: float
+
+
 class Result(BaseModel):
     """The answer of the model. `finish_reason` is stop or length."""
 
@@ -46,6 +53,9 @@ class Result(BaseModel):
     model: str
     revision: str
     engine: str
+    confidence: dict[str, FieldConfidence] | None = Field(
+        None, description="By the dotted path of each field, where `logprobs` were asked for and the answer is JSON."
+    )
 
 
 class JobBody(BaseModel):

@@ -36,6 +36,8 @@ class Result(Noun):
     model: str
     revision: str
     engine: str
+    #: By the dotted path of each field, {"mean", "min"} of its tokens' probabilities: with `logprobs`, of JSON.
+    confidence: dict[str, dict[str, float]] | None = None
 
 
 @final

@@ -68,7 +68,9 @@ SUSPECT_GROUP = 8
 ALONE_FROM = 2
 
 #: Codes of a job's error that say that the model's output, and no part around it, was at fault.
-MODEL_OUTPUT_CODES = frozenset({"invalid_output", "not_a_number", "grammar_limit"})
+MODEL_OUTPUT_CODES = frozenset(
+    {"invalid_output", "output_truncated", "output_repeats", "output_empty", "not_a_number", "grammar_limit"}
+)
 
 
 def find_rule(retry_class: RetryClass, settings: Settings) -> RetryRule:

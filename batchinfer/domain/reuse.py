@@ -49,6 +49,9 @@ def make_key(model: str, prompt: Mapping[str, Any]) -> str | None:
         return None
     decides = {name: prompt[name] for name in ("messages", "sampling", "max_tokens", "stop", "response_format")}
     whole = {**decides, "version": _VERSION, "model": model, "pictures": pictures}
+    if "quality" in prompt:
+        # What was checked, and how often it was tried otherwise, decides too; how far it has come does not.
+        whole["quality"] = {name: prompt["quality"][name] for name in ("checks", "ladder", "fallback", "blank")}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

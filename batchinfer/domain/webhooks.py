@@ -53,12 +53,15 @@ _RESPONSES = {
 }  # fmt: skip
 #: How a run ends; `completed` also with errors.
 RUN_EVENTS = ("run.cancelled", "run.completed", "run.expired", "run.failed", "run.missed", "run.skipped")
+#: A run has paused itself.
+RUN_STOPPED = "run.stopped"
 EVENT_TYPES = (
     *(f"batch.{status}" for status in sorted(BATCH_TERMINAL)),
     *(f"response.{word}" for word in ("cancelled", "completed", "failed", "incomplete")),
     *(f"job.{state}" for state in sorted(TERMINAL)),
     *RUN_EVENTS,
     "run.shard_sealed",
+    RUN_STOPPED,
 )
 _SECRET_PREFIX, _SECRET_BYTES = "whsec_", 32
 _MAX_NAME_CHARS = 256

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
-from batchinfer.domain.quality import needs_drawing
+from batchinfer.domain.quality import begin_again, needs_drawing
 from batchinfer.errors import Conflict
 from batchinfer.services import models
 from batchinfer.services.jobs import find_own, make_missing, require_job, suspect_again
@@ -63,6 +64,7 @@ def retry_job(ctx: Context, caller: Caller, job_id: UUID, idempotency: Idempoten
 def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UUID) -> None:
     held = _hold(tx, caller, job_id)
     _check(held)
+    held = replace(held, prompt=begin_again(held.prompt))
     models.require_model(tx, held.model)
     admit(ctx, tx, caller.tenant_id, 1)
     images = _keep_files(ctx, tx, caller, held)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain import quality
 from batchinfer.domain.retries import RetryClass, find_rule
 from batchinfer.errors import Failure
-from batchinfer.services import holding, reusing
+from batchinfer.services import climbing, holding, reusing
 from batchinfer.services.announcing import announce_requeued
 from batchinfer.services.files import record_made
 from batchinfer.services.losses import make_loss_rule
@@ -140,6 +141,7 @@ def end_lease(ctx: Context, lease_id: UUID, reason: str, *, clean: bool = True) 
         back = leases.end_lease(tx, lease_id, reason, rule=make_loss_rule(ctx), clean=clean)
     announce_requeued(ctx, back.requeued)
     ctx.bell.ring([row.id for row in back.quarantined])
+    holding.hold_back(ctx, back.stopped)
 
 
 def claim(
@@ -177,12 +179,18 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         deliveries = outbox.load(tx, to_deliver) if to_deliver else {}
         of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT, LIST)]
         there = batches.load_batches(tx, of_batches) if of_batches else {}
+        blobs = climbing.load_documents(
+            tx, [prompts[claim.subject_id] for claim in claims if claim.kind == PREPARE and claim.subject_id in prompts]
+        )
         # What these two are about is looked at when they are done; where it is gone, nothing is left to do.
         plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL)}
         known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys() | plain
         missing = [claim for claim in claims if claim.subject_id not in known]
+        tally = Tally()
         for gone in missing:
-            endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)])
+            endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)], tally=tally)
+        tally.add(tx)
+    holding.hold_back(ctx, tally.stopped)
     left = [claim for claim in claims if claim not in missing]
     return [
         _rendering(ctx, claim, renderings[claim.subject_id])
@@ -191,7 +199,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         if claim.kind == DELIVER
         else Work(claim, {}, ())
         if claim.kind not in (INFER, PREPARE)
-        else _prompting(ctx, claim, prompts[claim.subject_id])
+        else _prompting(ctx, claim, prompts[claim.subject_id], blobs)
         for claim in left
     ]
 
@@ -206,10 +214,13 @@ def _rendering(ctx: Context, claim: Claim, rendering: Rendering) -> Work:
     return Work(claim, rendering.prompt, paths, rendering.rendered, rendering.media_type, rendering)
 
 
-def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any]) -> Work:
+def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any], blobs: dict[str, str]) -> Work:
     images = prompt["images"] if claim.kind == PREPARE else [image["normal"] for image in prompt["images"]]
     images = [image for image in images if "sha256" in image]
-    return Work(claim, prompt, tuple(ctx.blobs.path(claim.tenant_id, image["sha256"]) for image in images))
+    paths = tuple(ctx.blobs.path(claim.tenant_id, image["sha256"]) for image in images)
+    wanted = quality.find_documents(prompt) if claim.kind == PREPARE else []
+    found = {name: ctx.blobs.path(claim.tenant_id, blobs[name]) for name in wanted if name in blobs}
+    return Work(claim, prompt, paths, documents=found)
 
 
 def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], errors: Sequence[Ending] = ()) -> Group:
@@ -221,7 +232,9 @@ def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], er
     with ctx.db.transaction() as tx:
         queue.lock(tx, pairs)
         completed = endings.complete(tx, lease_id=lease_id, outcomes=outcomes, tally=tally)
-        retried = _retry(ctx, tx, lease_id, errors, tally)
+        climbed = climbing.climb(tx, lease_id, errors, tally)
+        plain = [error for error in errors if error.id not in climbed.judged]
+        retried = [*climbed.requeued, *_retry(ctx, tx, lease_id, plain, tally)]
         waiting = frozenset(row.id for row in retried)
         if deliveries := [row.id for row in retried if row.kind == DELIVER]:
             webhooks.hold_rows(tx, deliveries)
@@ -327,6 +340,7 @@ def reap(ctx: Context) -> int:
         back = leases.reap(tx, ttl_s=ctx.settings.lease_ttl_s, rule=make_loss_rule(ctx))
     announce_requeued(ctx, back.requeued)
     ctx.bell.ring([row.id for row in back.quarantined])
+    holding.hold_back(ctx, back.stopped)
     return back.leases
 
 

@@ -134,6 +134,22 @@ _REUSE = _ending(
             SELECT id, tenant_id, attempt, lease_id, text, finish_reason, :usage, made_by, revision, engine, logprobs,
                 reused_from FROM gone)""",
 )
+#: A page whose ladder is used up, and which its document's own text stands for.
+_STAND_IN = _ending(
+    f"""
+    held AS (
+        SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings
+        FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
+        WHERE q.id = :id AND q.kind = 'prepare' AND {_FENCE}
+          AND (q.expires_at IS NULL OR q.expires_at > clock_timestamp())
+        FOR UPDATE OF q)""",  # noqa: S608
+    more=f""",
+        stored AS (
+            INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision,
+                engine)
+            SELECT id, tenant_id, attempt, lease_id, :text, 'stop', :usage, '', '', '{TEXT_LAYER_ENGINE}'
+            FROM gone)""",  # noqa: S608
+)
 _FAIL = _ending(
     f"""
     given AS (
@@ -246,6 +262,20 @@ def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> boo
             counted.count_usage(row.tenant_id, row.model, row.key_id, row.schedule_id, jobs=1)
             counted.count_line(row.batch_id, completed=1, cache_hits=1)
             counted.count_page(row.document_id, row.run_id, ended=1)
+    return bool(ended)
+
+
+def stand_in(tx: Transaction, *, lease_id: UUID, claim: Claim, text: str, tally: Tally | None = None) -> bool:
+    """End a page that a CPU worker has with the text that its document carries itself. False when the fence refused."""
+    values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "text": clean_text(text)}
+    ended = _run(tx, _STAND_IN, JobState.SUCCEEDED, values | {"usage": as_jsonb(UNUSED)})
+    tell_of_jobs(tx, ended, {row.id: "stop" for row in ended})
+    with counting(tx, tally) as counted:
+        for row in ended:
+            counted.count(row.tenant_id, row.model, succeeded=1)
+            counted.count_usage(row.tenant_id, row.model, row.key_id, row.schedule_id, jobs=1)
+            counted.count_line(row.batch_id, completed=1)
+            counted.count_page(row.document_id, row.run_id, ended=1, fallback=1)
     return bool(ended)
 
 

@@ -66,6 +66,8 @@ class GivenBack:
     leases: int = 0
     requeued: list[Requeued] = field(default_factory=list)
     quarantined: list[Ended] = field(default_factory=list)
+    #: Runs that are paused by it: too many of their last pages failed.
+    stopped: list[UUID] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -201,7 +203,7 @@ def _give_back(tx: Transaction, lease_ids: list[UUID], *, rule: LossRule, strays
     )
     requeued = returns.lose(tx, lease_ids=owners, rule=rule, suspects=suspects, tally=tally)
     tally.add(tx)
-    return GivenBack(len(lease_ids), requeued, quarantined)
+    return GivenBack(len(lease_ids), requeued, quarantined, tally.stopped)
 
 
 _LIST = text("""

@@ -74,7 +74,7 @@ READY = """CASE WHEN EXISTS (
     THEN 'paused' ELSE 'queued' END"""
 
 
-def _returning(held: str, change: str, *, more: str = "") -> TextClause:
+def returning(held: str, change: str, *, more: str = "") -> TextClause:
     """The statement that changes the rows of `held` (columns of queue, `error`, `timings`) and records each try."""
     return text(
         f"""
@@ -115,11 +115,11 @@ _OF_CLAIMS = """
           AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid) {guard}
         ORDER BY q.id FOR UPDATE OF q)"""
 _RELEASED = "released = q.released + 1, available_at = now()"
-_RELEASE_ALL = _returning(_OF_LEASES, _RELEASED)
-_RELEASE = _returning(_OF_CLAIMS.format(guard=""), _RELEASED)
+_RELEASE_ALL = returning(_OF_LEASES, _RELEASED)
+_RELEASE = returning(_OF_CLAIMS.format(guard=""), _RELEASED)
 #: Drawn evenly below the ceiling of so many tries; the ceilings come from the rule of the error's class.
 _WAIT = "now() + make_interval(secs => random() * (CAST(:ceilings AS float[]))[least({tries}, cardinality(:ceilings))])"
-_LOSE = _returning(
+_LOSE = returning(
     _OF_LOST,
     f"""crashes = q.crashes + 1, suspected = q.suspected + CAST(h.suspect AS int),
        available_at = {_WAIT.format(tries="q.crashes + 1")}""",
@@ -128,18 +128,18 @@ _LOSE = _returning(
 _TRIES = "q.attempt - q.crashes - q.released"
 #: The earlier tries that an error ended, counted or not, and the present one.
 _ERRORS = """(SELECT count(*) + 1 FROM attempts a WHERE a.job_id = q.subject_id AND a.outcome = 'retry')"""
-_RETRY = _returning(_OF_CLAIMS.format(guard=f"AND {_TRIES} < :tries"), f"available_at = {_WAIT.format(tries=_TRIES)}")
-_RETRY_UNCOUNTED = _returning(
+_RETRY = returning(_OF_CLAIMS.format(guard=f"AND {_TRIES} < :tries"), f"available_at = {_WAIT.format(tries=_TRIES)}")
+_RETRY_UNCOUNTED = returning(
     _OF_CLAIMS.format(guard=f"AND {_ERRORS} < :tries"),
     f"released = q.released + 1, available_at = {_WAIT.format(tries=f'CAST({_ERRORS} AS int)')}",
 )
-_PREPARED = _returning(
+_PREPARED = returning(
     _OF_CLAIMS.format(guard="AND q.kind = 'prepare'"),
     "kind = 'infer', available_at = now(), leased_at = NULL, released = q.attempt, crashes = 0, suspected = 0",
     more=""",
         filled AS (
             UPDATE jobs j SET prompt = jsonb_set(j.prompt, '{images}', CAST(:images AS jsonb)),
-                reuse_key = :reuse_key, crashes = j.crashes + h.crashes
+                reuse_key = coalesce(j.reuse_key, CAST(:reuse_key AS text)), crashes = j.crashes + h.crashes
             FROM held h WHERE j.id = h.subject_id)""",
 )
 
@@ -159,7 +159,7 @@ def retry(
     if not endings or rule.tries <= 1:
         return []
     values = {"lease_id": lease_id, "tries": rule.tries, "ceilings": rule.list_ceilings_s()}
-    back = _run(tx, _RETRY if rule.counted else _RETRY_UNCOUNTED, "retry", values | _columns(endings))
+    back = give_back(tx, _RETRY if rule.counted else _RETRY_UNCOUNTED, "retry", values | _columns(endings))
     with counting(tx, tally) as counted:
         for row in back:
             if row.kind != DELIVER:
@@ -170,7 +170,7 @@ def retry(
 def release(tx: Transaction, *, lease_id: UUID, claims: Sequence[Claim] | None = None) -> list[Requeued]:
     """Give rows back, due at once; no try is counted. None: all that the lease holds."""
     if claims is None:
-        return _run(tx, _RELEASE_ALL, "released", {"lease_ids": [lease_id]})
+        return give_back(tx, _RELEASE_ALL, "released", {"lease_ids": [lease_id]})
     values = {
         "lease_id": lease_id,
         "ids": [claim.id for claim in claims],
@@ -178,7 +178,7 @@ def release(tx: Transaction, *, lease_id: UUID, claims: Sequence[Claim] | None =
         "errors": [None] * len(claims),
         "timings": [None] * len(claims),
     }
-    return _run(tx, _RELEASE, "released", values)
+    return give_back(tx, _RELEASE, "released", values)
 
 
 def lose(
@@ -186,7 +186,7 @@ def lose(
 ) -> list[Requeued]:
     """Give back what dead leases held: one more crash each, and a wait. The caller quarantines before, and tallies."""
     values = {"lease_ids": list(lease_ids), "ceilings": rule.waits.list_ceilings_s(), **suspects.as_values()}
-    back = _run(tx, _LOSE, "lost", values)
+    back = give_back(tx, _LOSE, "lost", values)
     for row in back:
         if row.kind != DELIVER:
             tally.count(row.tenant_id, row.model, lost=1)
@@ -207,13 +207,13 @@ def mark_prepared(
         "images": as_jsonb(list(images)),
         "reuse_key": reuse_key,
     }
-    ready = next(iter(_run(tx, _PREPARED, "succeeded", values)), None)
+    ready = next(iter(give_back(tx, _PREPARED, "succeeded", values)), None)
     if ready is not None:
         refer_to_blobs(tx, ready.tenant_id, [(claim.subject_id, image) for image in images])
     return ready
 
 
-def _run(tx: Transaction, statement: TextClause, outcome: str, values: dict[str, Any]) -> list[Requeued]:
+def give_back(tx: Transaction, statement: TextClause, outcome: str, values: dict[str, Any]) -> list[Requeued]:
     rows = tx.execute(statement, values | {"outcome": outcome})
     back = [Requeued(**{**row._mapping, "job_class": JobClass(row.job_class)}) for row in rows]
     # What is prepared again has been preparing all the time.

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
+from batchinfer.domain.ids import RUN, show_id
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.stopping import add_group, has_to_stop
+from batchinfer.domain.webhooks import RUN_STOPPED
 from batchinfer.store.claims import CLOSE
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.columns import SCHEMA_VERSION
+from batchinfer.store.events import Event, record
+from batchinfer.store.telling import Happening, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +68,8 @@ def count_pages(tx: Transaction, changes: Mapping[UUID, Mapping[str, int]]) -> d
 
 
 _RECENT = text("""
-    SELECT id, recent, spec #> '{pipeline,stop_after}' AS stop_after, spec -> 'pipeline' ? 'stop_after' AS said, cause
+    SELECT id, tenant_id, recent,
+           spec #> '{pipeline,stop_after}' AS stop_after, spec -> 'pipeline' ? 'stop_after' AS said, cause
     FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
 """)
 _NOTE = text("""
@@ -78,8 +83,11 @@ _PAUSE = text("""
 
 
 def note_recent(tx: Transaction, changes: Mapping[UUID, Counter[str]]) -> list[UUID]:
-    """Note how the last pages of runs ended. Answers the runs that are paused by it: too many had failed. The rows of a
-    run that wait are the caller's to hold back, once this is committed."""
+    """Note how the last pages of runs ended. Answers the runs that are paused by it: too many had failed.
+
+    An event row and webhooks tell of it in the same transaction; the rows of a run that wait are the caller's to hold
+    back, once this is committed.
+    """
     stopped = []
     for row in tx.execute(_RECENT, {"ids": sorted(changes)}).all() if changes else ():
         added = changes[row.id]
@@ -89,5 +97,7 @@ def note_recent(tx: Transaction, changes: Mapping[UUID, Counter[str]]) -> list[U
         cause = has_to_stop(recent, row.stop_after, said=row.said)
         if cause is not None and tx.execute(_PAUSE, {"id": row.id}).first() is not None:
             tx.execute(_STOP, {"id": row.id, "cause": as_jsonb(cause)})
+            record(tx, [Event(row.tenant_id, "run", row.id, "stopped", "the run itself", cause)])
+            tell(tx, [Happening(row.tenant_id, RUN_STOPPED, "run", row.id, show_id(RUN, row.id))])
             stopped.append(row.id)
     return stopped

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workers.engine import repetition
 from workers.engine.engine import TransformersEngine
 from workers.engine.fake import FakeEngine
 from workers.engine.loader import LoadedModel
@@ -454,3 +455,24 @@ def test_in_any_order_each_ends_exactly_once(
         assert done.finish in {"length", "stop", "cancelled"}
         streamed = "".join(heard.pieces.get(done.id, []))
         assert done.text.startswith(streamed) if done.finish == "cancelled" else streamed == done.text
+
+
+def test_an_answer_in_a_loop_is_stopped_where_that_is_asked_for(
+    engine: Engine, new_request: NewRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Models made of noise loop for shorter than a page's worth.
+    monkeypatch.setattr(repetition, "MIN_SPAN", 32)
+    monkeypatch.setattr(repetition, "REPEATS", 8)
+    fields = {"text": "[[loops:9]] again", "max_tokens": 400, "sampling": Sampling(repetition_penalty=0.01)}
+    whole = engine.submit(new_request(**fields)).result(PATIENCE_S)
+    assert (whole.finish, whole.usage.completion_tokens) == ("length", 400), "not asked for, it runs to its end"
+    stopped = engine.submit(new_request(**fields, stop_repetition=True)).result(PATIENCE_S)
+    assert stopped.finish == "error"
+    assert stopped.error is not None
+    assert (stopped.error.code, stopped.error.transient) == ("output_repeats", False)
+    assert 32 <= stopped.usage.completion_tokens < 400
+    assert stopped.usage.completion_tokens % repetition.EVERY == 0
+    assert stopped.token_ids == whole.token_ids[: len(stopped.token_ids)]
+    assert whole.text.startswith(stopped.text.rstrip("\ufffd"))
+    wait_until_empty(engine)
+    assert engine.submit(new_request(stop_repetition=True)).result(PATIENCE_S).finish == "length", "others go on"

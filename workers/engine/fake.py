@@ -3,7 +3,9 @@
 The answer is one line of JSON that names what was asked, so that whoever reads it knows which request it
 belongs to. Markers in a prompt steer it: `[[steps:N]]` answers in N tokens, `[[fail:code]]` ends with that error,
 `[[transient:code]]` with one that may pass another time, `[[once:code]]` with such an error the first time that
-this engine sees the request. With `allow_faults`, `[[crash]]` ends the process and `[[hang]]` stops the steps.
+this engine sees the request. `[[loops:N]]`, `[[empty:N]]`, `[[wrong:N]]` and `[[long:N]]` answer the first N times
+with text that repeats itself, says nothing, is no JSON, or never ends. With `allow_faults`, `[[crash]]` ends the
+process and `[[hang]]` stops the steps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 
 from workers.engine.lifecycle import ThreadedEngine
 from workers.engine.protocol import Done, EngineFailure, Finish, Refused, Request, TokenUsage
+from workers.engine.repetition import REPEATS_FAILURE, has_to_stop
 from workers.engine.requests import list_texts
 from workers.engine.text import StopText
 from workers.engine.tickets import Ticket
@@ -28,9 +31,14 @@ TOKEN_CHARACTERS = 4
 IMAGE_TOKENS = 64
 #: How the process ends on `[[crash]]`.
 CRASH_EXIT_CODE = 70
-_MARKER = re.compile(r"\[\[(steps|fail|transient|once|crash|hang)(?::([A-Za-z0-9_]{1,64}))?\]\]")
+_MARKER = re.compile(r"\[\[(steps|fail|transient|once|loops|empty|wrong|long|crash|hang)(?::([A-Za-z0-9_]{1,64}))?\]\]")
 _MOST_STEPS = 100_000
-#: Requests that `[[once:…]]` remembers.
+#: What stands for an answer that is none.
+_BAD_ANSWERS = {
+    "loops": "again and again " * 4000, "empty": " ", "wrong": "nothing that was asked for",
+    "long": " ".join(str(number) for number in range(10_000)),
+}  # fmt: skip
+#: Requests that `[[once:…]]` and the like remember.
 _REMEMBERED = 10_000
 
 
@@ -78,7 +86,8 @@ class FakeEngine(ThreadedEngine):
         self._allow_faults = allow_faults
         self._rows: list[_Row] = []
         self._admit_at = self._step_at = 0.0
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        #: How often each was seen.
+        self._seen: OrderedDict[str, int] = OrderedDict()
         self._thread.start()
 
     @property
@@ -116,9 +125,14 @@ class FakeEngine(ThreadedEngine):
 
     def _new_row(self, ticket: Ticket, now: float) -> _Row:
         markers = dict(_MARKER.findall("\n".join(list_texts(ticket.request))))
-        tokens = split_tokens(answer(ticket.request), markers.get("steps", ""))
+        tokens = split_tokens(self._find_answer(ticket.request, markers), markers.get("steps", ""))
         text = StopText(ticket.request.stop)
         return _Row(ticket, tokens, text, markers, waited_s=now - ticket.submitted_at)
+
+    def _find_answer(self, request: Request, markers: dict[str, str]) -> str:
+        bad = [kind for kind in _BAD_ANSWERS if markers.get(kind, "").isdigit()]
+        times = self._count_seen(request.id) if bad else 0
+        return next((_BAD_ANSWERS[kind] for kind in bad if times < int(markers[kind])), None) or answer(request)
 
     def _wait_for_step(self) -> None:
         """Keep the rate, but let go at once when the engine closes."""
@@ -141,6 +155,9 @@ class FakeEngine(ThreadedEngine):
         row.shared += sharing
         row.made += 1
         row.ticket.emit(row.text.grow(row.tokens[row.made - 1]))
+        if row.ticket.request.stop_repetition and has_to_stop(row.tokens[: row.made]):
+            self._end(row, "error", REPEATS_FAILURE)
+            return False
         if not row.text.stopped and row.made < row.limit:
             return True
         whole = row.text.stopped or row.made == len(row.tokens)
@@ -157,19 +174,20 @@ class FakeEngine(ThreadedEngine):
                 self._changed.wait_for(lambda: self._closing)
             return False
         for kind in ("fail", "transient", "once"):
-            if kind in markers and not (kind == "once" and self._has_seen(ticket.id)):
+            if kind in markers and not (kind == "once" and self._count_seen(ticket.id)):
                 code = markers[kind] or "fake_failure"
                 failure = EngineFailure(code, f"The prompt asked for the failure {code}.", transient=kind != "fail")
                 self._end(row, "error", failure)
                 return True
         return False
 
-    def _has_seen(self, request_id: str) -> bool:
-        seen = request_id in self._seen
-        self._seen[request_id] = None
+    def _count_seen(self, request_id: str) -> int:
+        """How often it was seen before this time."""
+        times = self._seen.get(request_id, 0)
+        self._seen[request_id] = times + 1
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        return seen
+        return times
 
     def _end(self, row: _Row, finish: Finish, error: EngineFailure | None = None) -> None:
         request = row.ticket.request

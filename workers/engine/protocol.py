@@ -58,7 +58,8 @@ class Sampling:
 @dataclass(frozen=True)
 class Request:
     """One prompt. A message is `{"role", "content": [{"type": "text", "text"} | {"type": "image", "index"}]}`,
-    where `index` counts into `images`. `deadline` is on `time.monotonic()`, in seconds."""
+    where `index` counts into `images`. `deadline` is on `time.monotonic()`, in seconds. With `stop_repetition` an
+    answer that says the same over and over (repetition.py) ends early, with the error `output_repeats`."""
 
     id: str
     messages: tuple[Mapping[str, Any], ...]
@@ -69,6 +70,7 @@ class Request:
     response_format: Mapping[str, Any] | None = None
     job_class: str = "normal"
     deadline: float | None = None
+    stop_repetition: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from workers.engine.constrain import Grammar
 from workers.engine.prepared import Prepared
 from workers.engine.protocol import Done, EngineFailure, Finish, TokenUsage
+from workers.engine.repetition import REPEATS_FAILURE, has_to_stop
 from workers.engine.sampling import RowSampler
 from workers.engine.text import Decode, StopText, TokenText
 from workers.engine.tickets import Ticket
@@ -32,6 +33,7 @@ class Row:
         self._words, self._text = TokenText(decode), StopText(ticket.request.stop)
         #: Whether text is wanted at every token: decoding it costs more than the rest of a row's step.
         self._reads_along = ticket.listens or bool(ticket.request.stop)
+        self._watches = ticket.request.stop_repetition
 
     @property
     def id(self) -> str:
@@ -39,7 +41,7 @@ class Row:
         return self.ticket.id
 
     def push(self, token: int, eos: frozenset[int], logprob: float | None) -> Finish | None:
-        """Take the next token. Returns how the row ended, or None where it goes on."""
+        """Take the next token. Returns how the row ended, or None where it goes on; "error" where it repeats itself."""
         if self._first_token_at is None:
             self._first_token_at = time.monotonic()
         self.tokens.append(token)
@@ -55,11 +57,15 @@ class Row:
             self._words.hold(token)
         if self.grammar is not None and (not self.grammar.accept(token) or self.grammar.ended()):
             return "stop"
+        if self._watches and has_to_stop(self.tokens):
+            return "error"
         return "length" if len(self.tokens) >= self.item.request.max_tokens else None
 
     def end(self, finish: Finish, error: EngineFailure | None = None) -> Done:
-        """What the handle gives back."""
+        """What the handle gives back. The one error that a row finds itself is that it repeats itself."""
         now = time.monotonic()
+        if finish == "error" and error is None:
+            error = REPEATS_FAILURE
         item = self.item
         if finish in ("stop", "length") or not self._reads_along:
             self.ticket.emit(self._text.grow(self._words.flush()) + self._text.flush())
