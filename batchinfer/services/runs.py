@@ -14,6 +14,7 @@ from batchinfer.services import batch_controls, batches, models
 from batchinfer.services.context import Page
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
+from batchinfer.services.sourcing import check_source
 from batchinfer.store import batches as batch_store
 from batchinfer.store import fleet, queue, templates
 from batchinfer.store import runs as store
@@ -57,6 +58,7 @@ def declare_run(
 def check_spec(ctx: Context, caller: Caller, body: object, *, more: tuple[str, ...] = ()) -> RunSpec:
     """A run's declaration, held against what is there. Raises BadRequest, NotFound."""
     spec = parse_spec(body, Limits.of(ctx.settings), more=more)
+    check_source(ctx, caller.tenant_id, spec.source)
     with ctx.db.transaction() as tx:
         models.require_model(tx, spec.pipeline.model, "pipeline.model")
         for number, rung in enumerate(spec.pipeline.ladder):
