@@ -12,6 +12,7 @@ from batchinfer.domain.ids import new_id
 from batchinfer.domain.retries import classify_error
 from batchinfer.errors import BatchinferError
 from batchinfer.services import listing, models, runs, sealing, work
+from batchinfer.services.pumping import pump
 from batchinfer.services.work import CLOSE, LIST, RENDER
 from batchinfer.store import batches, endings, minutes
 from batchinfer.store.claims import Ending
@@ -154,9 +155,11 @@ class Night:
 
     def read_all(self, run_id: UUID, pages: int = 1) -> None:
         """List a run and read all of it."""
-        from batchinfer.services.pumping import pump
-
         self.list()
+        self.read_all_but_list(run_id, pages)
+
+    def read_all_but_list(self, run_id: UUID, pages: int = 1) -> None:
+        """Read all of a run that is listed."""
         while self.read(pages) or pump(self.ctx, run_id):
             pass
 
