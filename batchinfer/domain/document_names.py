@@ -8,6 +8,7 @@ over 200 bytes. One that had to be changed ends in some digits of its uri, so th
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOST_PART_BYTES, _MOST_BYTES = 200, 1000
 _STAND_IN = "_"
+_ENDS = re.compile(r"^\s+|\s+$")
 _UNSAFE = frozenset('\\:*?"<>|')
 
 
@@ -27,7 +29,9 @@ def make_name(path: str, uri: str) -> str:
     while len(kept) > 1 and len(name.encode()) > _MOST_BYTES:
         kept = kept[1:]
         name = "/".join(kept)
-    return name if name == path else mark_name(name or "document", hashlib.sha256(uri.encode()).hexdigest()[:8])
+    return (
+        name if name and name == path else mark_name(name or "document", hashlib.sha256(uri.encode()).hexdigest()[:8])
+    )
 
 
 def mark_name(name: str, mark: str) -> str:
@@ -52,7 +56,9 @@ def tell_apart(names: Iterable[str]) -> list[str]:
 
 
 def _clean(part: str) -> str:
-    text = "".join(char if char.isprintable() and char not in _UNSAFE else _STAND_IN for char in part).strip()
+    text = "".join(char if char.isprintable() and char not in _UNSAFE else _STAND_IN for char in part)
+    # At its ends a blank is as good as invisible.
+    text = _ENDS.sub(lambda found: _STAND_IN * len(found[0]), text)
     if len(text.encode()) <= _MOST_PART_BYTES:
         return text
     stem, dot, ending = text.rpartition(".")

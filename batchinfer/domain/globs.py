@@ -1,9 +1,9 @@
 """Which files of a folder or bucket are meant: globs over their paths, as rsync and git read them.
 
 A glob without a slash is held against the name alone, wherever the file lies; one with a slash against the whole path
-below the source, so that `/*.pdf` is of the source's own folder. `*` and `?` stay within a part of the path, `**` is any
-number of parts. No glob, whatever it is, takes longer than its length times the path's: each part is matched with atomic
-groups.
+below the source, so that `/*.pdf` is of the source's own folder. `*` and `?` stay within a part of the path, `**` is
+any number of parts. No glob, whatever it is, takes longer than its length times the path's: each part is matched with
+atomic groups.
 """
 
 from __future__ import annotations

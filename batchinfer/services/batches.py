@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from batchinfer.domain.batches import TERMINAL, Batch, BatchState
 from batchinfer.domain.ids import BATCH, FILE, new_id, parse_id, show_id
+from batchinfer.domain.runs import DOCUMENTS
 from batchinfer.domain.userfiles import BATCH as BATCH_PURPOSE
 from batchinfer.domain.userfiles import LONGEST_EXPIRY_S, FileRequest
 from batchinfer.errors import BadRequest, NotFound
+from batchinfer.services import run_upkeep
 from batchinfer.services.context import Page
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.userfiles import insert_file, make_missing, store_pieces
 from batchinfer.store import batches as store
 from batchinfer.store import endings, files, queue, userfiles
-from batchinfer.store.claims import READ
+from batchinfer.store.claims import LIST, READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -160,7 +162,7 @@ def cancel_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
     with ctx.db.transaction() as tx:
         require_batch(store.find_batch(tx, caller.tenant_id, batch_id))
         # The reading first: after that no line can become a job.
-        endings.cancel(tx, caller.tenant_id, [batch_id], kinds=[READ], actor=caller.actor)
+        endings.cancel(tx, caller.tenant_id, [batch_id], kinds=[READ, LIST], actor=caller.actor)
         batch = require_batch(store.lock_batch(tx, caller.tenant_id, batch_id)).batch
         if batch.status in TERMINAL - {BatchState.CANCELLED}:
             raise BadRequest(
@@ -169,6 +171,8 @@ def cancel_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
                 code="batch_not_cancellable",
             )
         store.cancel_batch(tx, batch_id)
+    if batch.endpoint == DOCUMENTS:
+        run_upkeep.cancel_documents(ctx, caller.tenant_id, batch_id, most=_AT_ONCE, actor=caller.actor)
     cancel_lines(ctx, caller.tenant_id, batch_id, most=_AT_ONCE, actor=caller.actor)
     return get_own(ctx, caller, batch_id)
 

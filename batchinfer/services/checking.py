@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.observe.logs import get_logger
-from batchinfer.store import counting, snapshots, ticks, usage
+from batchinfer.store import counting, run_endings, snapshots, ticks, usage
 from batchinfer.store.events import Event, record
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MOST_S = 25 * 3600.0
 _log = get_logger(__name__)
 
 #: Checks of counters that are no minutes: each answers what differs.
-MORE_CHECKS: list[Callable[[Transaction], list[Mismatch]]] = [usage.list_mismatches]
+MORE_CHECKS: list[Callable[[Transaction], list[Mismatch]]] = [usage.list_mismatches, run_endings.list_mismatches]
 
 
 def check_counters(ctx: Context) -> list[Mismatch]:

@@ -16,6 +16,7 @@ from batchinfer.services.context import Page
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.sealing import check_sinks
+from batchinfer.services.sourcing import check_source
 from batchinfer.store import batches as batch_store
 from batchinfer.store import fleet, queue, templates
 from batchinfer.store import runs as store
@@ -63,6 +64,7 @@ def check_spec(ctx: Context, caller: Caller, body: object, *, more: tuple[str, .
     """A run's declaration, held against what is there. Raises BadRequest, NotFound."""
     spec = parse_spec(body, Limits.of(ctx.settings), more=more)
     check_sinks(spec.sinks, ctx.settings)
+    check_source(ctx, caller.tenant_id, spec.source)
     with ctx.db.transaction() as tx:
         models.require_model(tx, spec.pipeline.model, "pipeline.model")
         for number, rung in enumerate(spec.pipeline.ladder):

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 from batchinfer.errors import Failure
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import batch_controls, batches, checking, firing, quotas, sweeping, webhooks, work
+from batchinfer.services import (
+    batch_controls,
+    batches,
+    checking,
+    firing,
+    quotas,
+    run_upkeep,
+    sweeping,
+    webhooks,
+    work,
+)
 from batchinfer.store import endings, idempotency, partitions, ticks
 
 if TYPE_CHECKING:
@@ -41,6 +51,7 @@ class Tick:
 def tick(ctx: Context) -> Tick:
     """Do what is due. Raises Unavailable when the database does not answer."""
     leases_ended, expired = work.reap(ctx), expire(ctx)
+    _try(lambda: run_upkeep.finish_runs(ctx), "finish runs")
     _try(lambda: batches.finish_batches(ctx), "finish batches")
     _try(lambda: firing.fire_schedules(ctx), "fire schedules")
     made = forgotten = dropped = removed = mismatches = 0
@@ -51,6 +62,7 @@ def tick(ctx: Context) -> Tick:
             forgotten = idempotency.forget_expired(tx)
     if minutely:
         _try(lambda: batch_controls.mend_pauses(ctx), "put paused rows right")
+        _try(lambda: run_upkeep.mend_runs(ctx), "put runs right")
         _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
         removed = _try(lambda: sweeping.erase_blobs(ctx), "erase what was deleted")
         _try(lambda: webhooks.keep_settings(ctx), "tell the webhook endpoints of the settings")

@@ -214,7 +214,7 @@ _COUNT = text(f"""
             b.completed + b.failed + b.expired + b.cancelled
                 >= CASE WHEN b.status = 'cancelling' THEN b.lines_read
                         WHEN b.endpoint = '{DOCUMENTS}' THEN b.total ELSE greatest(b.total, 1) END
-            AND (b.open = 0 OR b.status = 'cancelling') AS over),
+            AND b.open = 0 AS over),
     closing AS (
         SELECT * FROM counted WHERE over AND status IN ('in_progress', 'finalizing', 'cancelling'))
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
@@ -272,7 +272,7 @@ _CANCELLING = text("SELECT id, tenant_id FROM batches WHERE status = 'cancelling
 _LEFT = text(f"""
     SELECT id FROM batches b WHERE status IN ('in_progress', 'finalizing', 'cancelling')
       AND completed + failed + expired + cancelled >= CASE status WHEN 'cancelling' THEN lines_read ELSE total END
-      AND (open = 0 OR status = 'cancelling')
+      AND open = 0
       AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = b.id AND q.kind IN ('{READ}', '{EXPORT}', '{LIST}'))
     ORDER BY id LIMIT :limit
 """)  # noqa: S608 - made of constants

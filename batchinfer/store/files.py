@@ -103,3 +103,14 @@ def find_blob(tx: Transaction, tenant_id: UUID, sha256: str) -> Blob | None:
     """A tenant's blob, or None."""
     row = tx.execute(_FIND, {"tenant_id": tenant_id, "sha256": sha256}).first()
     return Blob(**row._mapping) if row else None
+
+
+_TYPES = text("""
+    SELECT sha256, media_type FROM blobs WHERE tenant_id = :tenant_id AND sha256 = ANY (CAST(:names AS text[]))
+""")
+
+
+def find_types(tx: Transaction, tenant_id: UUID, names: Sequence[str]) -> dict[str, str]:
+    """The media types of a tenant's blobs by their SHA-256; unknown ones are missing from the answer."""
+    rows = tx.execute(_TYPES, {"tenant_id": tenant_id, "names": list(names)})
+    return {row.sha256: row.media_type for row in rows}

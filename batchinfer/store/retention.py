@@ -61,7 +61,8 @@ def _lives(tx: Transaction, day: date) -> bool:
     return bool(tx.execute(_LIVES, bounds).scalar_one())
 
 
-# Some at a time: what is left comes again in an hour. Documents go once all their pages have gone.
+# Some at a time: what is left comes again in an hour. Documents go once all their pages have gone, their run has ended
+# and no later document that is kept has their pages for its own.
 # What no day holds lies in the default tables.
 _BESIDE = (
     text("""
@@ -69,6 +70,25 @@ _BESIDE = (
             SELECT d.id FROM documents d WHERE d.id < :before
               AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = d.id)
               AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.document_id = d.id)
+              AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = d.run_id AND r.finished_at IS NULL)
+              AND NOT EXISTS (SELECT 1 FROM documents k WHERE k.same_as = d.id)
+            LIMIT 20000)
+    """),
+    text("""
+        DELETE FROM shards WHERE id IN (
+            SELECT s.id FROM shards s WHERE s.id < :before
+              AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.run_id AND r.finished_at IS NULL)
+            LIMIT 20000)
+    """),
+    text(
+        "DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE id < :before AND finished_at IS NOT NULL LIMIT 20000)"
+    ),
+    text("DELETE FROM reviews v WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = v.run_id)"),
+    # Whose document is gone: the file is read anew, should it come again.
+    text("""
+        DELETE FROM ledger WHERE (tenant_id, recipe, uri_key) IN (
+            SELECT l.tenant_id, l.recipe, l.uri_key FROM ledger l WHERE l.document_id < :before
+              AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.id = l.document_id)
             LIMIT 20000)
     """),
     text("DELETE FROM jobs_default j WHERE id < :before AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = j.id)"),
@@ -95,5 +115,7 @@ def find_horizon(tx: Transaction, keep_days: int) -> UUID:
 
 
 def drop_beside(tx: Transaction, before: UUID) -> int:
-    """Remove older documents without pages, stray rows of the default tables, and events. Answers how many rows."""
+    """Remove older documents without pages, runs with what is theirs, stray rows of the default tables, and events.
+
+    Answers how many rows."""
     return sum(tx.execute(statement, {"before": before}).rowcount for statement in _BESIDE)

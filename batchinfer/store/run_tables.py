@@ -45,6 +45,8 @@ documents = Table(
     Index("ix_documents_blob", "tenant_id", "blob"),
     Index("ix_documents_run", "run_id", "number", postgresql_where=text("run_id IS NOT NULL")),
     Index("ix_documents_listed", "run_id", "number", postgresql_where=text("stage = 'listed'")),
+    Index("ix_documents_queued", "run_id", postgresql_where=text("stage = 'queued'")),
+    Index("ix_documents_same_as", "same_as", postgresql_where=text("same_as IS NOT NULL")),
     Index("ix_documents_closed", "run_id", "closed_number", postgresql_where=text("closed_number IS NOT NULL")),
 )  # fmt: skip
 

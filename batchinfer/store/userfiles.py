@@ -11,6 +11,7 @@ from batchinfer.store.clean import clean_text
 from batchinfer.store.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from batchinfer.store.session import Transaction
@@ -24,6 +25,9 @@ _INSERT = text(f"""
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - made of constants
 _FIND = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND tenant_id = :tenant_id AND {_THERE}")  # noqa: S608
+_FIND_SEVERAL = text(f"""
+    SELECT {_COLUMNS} FROM files WHERE id = ANY (CAST(:ids AS uuid[])) AND tenant_id = :tenant_id AND {_THERE}
+""")  # noqa: S608 - made of constants
 _LIST = f"""
     SELECT {_COLUMNS} FROM files WHERE tenant_id = :tenant_id AND {_THERE} {{bounds}} ORDER BY id {{order}} LIMIT :limit
 """  # noqa: S608
@@ -63,6 +67,12 @@ def find_file(tx: Transaction, tenant_id: UUID, file_id: UUID) -> UserFile | Non
     """A tenant's file, or None."""
     row = tx.execute(_FIND, {"id": file_id, "tenant_id": tenant_id}).first()
     return UserFile(**row._mapping) if row else None
+
+
+def find_files(tx: Transaction, tenant_id: UUID, ids: Sequence[UUID]) -> dict[UUID, UserFile]:
+    """Several of a tenant's files by id; those that are not there are missing from the answer."""
+    rows = tx.execute(_FIND_SEVERAL, {"ids": list(ids), "tenant_id": tenant_id})
+    return {row.id: UserFile(**row._mapping) for row in rows}
 
 
 def find_source(tx: Transaction, tenant_id: UUID, file_id: UUID) -> UserFile | None:

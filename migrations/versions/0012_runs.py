@@ -188,6 +188,8 @@ ALTER TABLE documents
     ADD COLUMN closed_at timestamptz;
 CREATE INDEX ix_documents_run ON documents (run_id, number) WHERE run_id IS NOT NULL;
 CREATE INDEX ix_documents_listed ON documents (run_id, number) WHERE stage = 'listed';
+CREATE INDEX ix_documents_queued ON documents (run_id) WHERE stage = 'queued';
+CREATE INDEX ix_documents_same_as ON documents (same_as) WHERE same_as IS NOT NULL;
 CREATE INDEX ix_documents_closed ON documents (run_id, closed_number) WHERE closed_number IS NOT NULL;
 
 ALTER TABLE batches ALTER COLUMN input_file_id DROP NOT NULL;
