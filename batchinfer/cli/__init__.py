@@ -17,7 +17,10 @@ from batchinfer.cli.keys import audit, keys
 from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.queue import queue
+from batchinfer.cli.runs import runs
+from batchinfer.cli.schedules import schedules
 from batchinfer.cli.submit import submit
+from batchinfer.cli.templates import templates
 from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
 
@@ -28,7 +31,10 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage):
+for _command in (
+    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, schedules,
+    templates,
+):  # fmt: skip
     cli.add_command(_command)
 
 
