@@ -18,7 +18,10 @@ from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.plan import plan
 from batchinfer.cli.queue import queue
+from batchinfer.cli.runs import runs
+from batchinfer.cli.schedules import schedules
 from batchinfer.cli.submit import submit
+from batchinfer.cli.templates import templates
 from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
 
@@ -30,6 +33,10 @@ def cli() -> None:
 
 
 for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan):
+for _command in (
+    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, schedules,
+    templates,
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from batchinfer.client.client import Client
 from batchinfer.client.mapping import Outcome
-from batchinfer.client.nouns import Batch, Document, File, Job, Model
+from batchinfer.client.nouns import Batch, Document, File, Job, Model, Run, Schedule, Template
 from batchinfer.client.sinks import to_dataframe, write_jsonl
 from batchinfer.errors import Unreachable
 
@@ -25,6 +25,9 @@ __all__ = [
     "Job",
     "Model",
     "Outcome",
+    "Run",
+    "Schedule",
+    "Template",
     "Unreachable",
     "to_dataframe",
     "write_jsonl",

@@ -17,8 +17,11 @@ from batchinfer.client.journal import Journal
 from batchinfer.client.mapping import Flow, Item, Outcome
 from batchinfer.client.models import Models
 from batchinfer.client.nouns import Batch, Document, Job
+from batchinfer.client.runs import Runs
+from batchinfer.client.schedules import Schedules
 from batchinfer.client.submission import make_body, make_form, name_fields, read_parts
 from batchinfer.client.sweep import Sweep
+from batchinfer.client.templates import Templates
 from batchinfer.client.transport import Patience, Transport
 from batchinfer.client.usage import Usage
 from batchinfer.errors import BadRequest, SettingsError
@@ -61,6 +64,9 @@ class Client:
         self.batches = Batches(self._transport)
         self.models = Models(self._transport)
         self.usage = Usage(self._transport)
+        self.runs = Runs(self._transport)
+        self.schedules = Schedules(self._transport)
+        self.templates = Templates(self._transport)
 
     def __enter__(self) -> Self:
         return self

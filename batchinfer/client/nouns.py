@@ -6,7 +6,7 @@ from typing import Any, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchinfer.domain import batches, documents, jobs
+from batchinfer.domain import batches, documents, jobs, runs
 
 
 class Noun(BaseModel):
@@ -58,6 +58,8 @@ class Job(Noun):
     document_id: str | None = None
     #: From 1.
     page: int | None = None
+    #: How a page ended: ok, fallback, failed or blank.
+    outcome: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     #: Seconds by stage.
     timings: dict[str, float] | None = None
@@ -163,7 +165,8 @@ class Batch(Noun):
     id: str
     status: str
     endpoint: str
-    input_file_id: str
+    #: None of a batch of documents, whose run says where they are.
+    input_file_id: str | None = None
     completion_window: str
     created_at: int
     expires_at: int | None = None
@@ -191,6 +194,148 @@ class Batch(Noun):
         """Lines that have ended."""
         counts = self.request_counts
         return counts.completed + counts.failed + self.batchinfer.expired + self.batchinfer.cancelled
+
+
+class RunDocumentCounts(Noun):
+    """How the documents of a run stand."""
+
+    listed: int = 0
+    skipped: int = 0
+    closed: int = 0
+    failed: int = 0
+    with_errors: int = 0
+
+
+class RunPageCounts(Noun):
+    """How the pages of a run stand that are jobs; those that have not ended are in `total` alone."""
+
+    total: int = 0
+    ok: int = 0
+    fallback: int = 0
+    failed: int = 0
+    blank: int = 0
+    expired: int = 0
+    cancelled: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Pages that will not change any more."""
+        return self.ok + self.fallback + self.failed + self.blank + self.expired + self.cancelled
+
+
+class RunCounts(Noun):
+    """How far a run is."""
+
+    documents: RunDocumentCounts = RunDocumentCounts()
+    pages: RunPageCounts = RunPageCounts()
+
+
+class Cause(Noun):
+    """Why a run paused itself, failed or never began."""
+
+    code: str
+    message: str
+
+
+@final
+class Run(Noun):
+    """A run over documents. `spec` and `resolved` are None in lists."""
+
+    id: str
+    name: str | None = None
+    status: str
+    model: str | None = None
+    schedule_id: str | None = None
+    schedule_version: int | None = None
+    instant: int | None = None
+    due_at: int | None = None
+    created_at: int
+    started_at: int | None = None
+    listed_at: int | None = None
+    expires_at: int | None = None
+    finished_at: int | None = None
+    counts: RunCounts = RunCounts()
+    cause: Cause | None = None
+    recipe: str | None = None
+    batch_id: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, str] = Field(default_factory=dict)
+    spec: dict[str, Any] | None = None
+    resolved: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it changes any more."""
+        return self.status in runs.TERMINAL
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether all of its documents were read without an error."""
+        return self.status == runs.RunState.COMPLETED
+
+
+class RunDocument(Noun):
+    """A document of a run; `bytes` is as it was listed."""
+
+    id: str
+    number: int
+    uri: str | None = None
+    filename: str | None = None
+    media_type: str | None = None
+    bytes: int | None = None
+    stage: str
+    outcome: str | None = None
+    same_as: str | None = None
+    pages: int | None = None
+    page_counts: dict[str, int] = Field(default_factory=dict)
+    error: Problem | None = None
+
+
+class Schedule(Noun):
+    """A schedule. `applied` is there in the answer to that: created, changed or unchanged."""
+
+    id: str
+    name: str
+    status: str
+    version: int
+    created_at: int
+    updated_at: int
+    next_at: int | None = None
+    #: The timing in words.
+    fires: str | None = None
+    error: Problem | None = None
+    declared: dict[str, Any] = Field(default_factory=dict)
+    applied: str | None = None
+
+
+class Instant(Noun):
+    """A moment that a schedule names; `local` is as its zone's clocks show it."""
+
+    at: int
+    local: str
+
+
+class TemplateVersion(Noun):
+    """A text of a prompt template."""
+
+    version: int
+    prompt: str
+    system: str | None = None
+    response_format: dict[str, Any] | None = None
+    note: str | None = None
+    created_at: int
+
+
+class Template(Noun):
+    """A prompt template; `versions`, newest first, are empty in lists."""
+
+    id: str
+    name: str
+    version: int
+    created_at: int
+    updated_at: int
+    versions: tuple[TemplateVersion, ...] = ()
+    applied: str | None = None
 
 
 class Model(Noun):

@@ -98,6 +98,23 @@ def png() -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture
+def read_all(client: FlaskClient) -> Callable[[str, int], list[str]]:
+    """The ids of a list, page by page."""
+
+    def read(path: str, limit: int) -> list[str]:
+        ids: list[str] = []
+        after = ""
+        while True:
+            page = client.get(f"{path}?limit={limit}{after}").json
+            ids += [thing["id"] for thing in page["data"]]
+            if not page["has_more"]:
+                return ids
+            after = f"&after={page['last_id']}"
+
+    return read
+
+
 @dataclass
 class Worker:
     """Claims jobs and answers them, as a model worker does, without a model."""

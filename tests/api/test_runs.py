@@ -12,7 +12,6 @@ from batchinfer.domain.jobs import JobClass, Usage
 from batchinfer.services import work
 from batchinfer.store import jobs, queue
 from batchinfer.store.claims import INFER, Outcome
-from tests.api.test_lists import read_all
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -139,11 +138,13 @@ def test_a_run_that_never_began_is_told_apart(client: FlaskClient, context: Cont
         assert (answer.status_code, answer.json["error"]["code"]) == (409, code)
 
 
-def test_the_manifest_comes_in_order_and_each_document_once(client: FlaskClient, context: Context, model: str) -> None:
+def test_the_manifest_comes_in_order_and_each_document_once(
+    client: FlaskClient, context: Context, model: str, read_all: Any
+) -> None:
     run = client.post("/v1/runs", json=declare(model)).json
     made = list_documents(context, run, 7)
     path = f"/v1/runs/{run['id']}/documents"
-    assert read_all(client, path, 2) == made
+    assert read_all(path, 2) == made
     document = client.get(path).json["data"][2]
     assert {name: document[name] for name in ("number", "filename", "uri", "bytes", "media_type", "outcome")} == {
         "number": 3, "filename": "3.pdf", "uri": "file:///in/3", "bytes": 10, "media_type": None, "outcome": "failed",
@@ -158,7 +159,7 @@ def test_the_manifest_comes_in_order_and_each_document_once(client: FlaskClient,
     assert client.get(f"{path}?stage=new").json["error"]["param"] == "stage"
 
 
-def test_runs_of_a_schedule_are_picked_out(client: FlaskClient, context: Context, model: str) -> None:
+def test_runs_of_a_schedule_are_picked_out(client: FlaskClient, context: Context, model: str, read_all: Any) -> None:
     made = [client.post("/v1/runs", json=declare(model)).json["id"] for _ in range(3)]
     schedule_id = new_id()
     with context.db.transaction() as tx:
@@ -166,7 +167,7 @@ def test_runs_of_a_schedule_are_picked_out(client: FlaskClient, context: Context
         tx.execute(text("UPDATE runs SET schedule_id = :schedule WHERE id = :id"), values)
     found = client.get(f"/v1/runs?schedule_id={show_id(SCHEDULE, schedule_id)}").json["data"]
     assert [run["id"] for run in found] == [made[1]]
-    assert read_all(client, "/v1/runs", 2) == made[::-1]
+    assert read_all("/v1/runs", 2) == made[::-1]
     assert client.get("/v1/runs?schedule_id=nonsense").json["error"]["param"] == "schedule_id"
 
 

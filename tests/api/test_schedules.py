@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.api.test_lists import read_all
-
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
@@ -102,9 +100,9 @@ def test_applying_a_file_twice(client: FlaskClient, model: str) -> None:
     assert (later["applied"], later["id"], later["version"]) == ("changed", done[0]["id"], 2)
 
 
-def test_schedules_come_in_pages(client: FlaskClient, model: str) -> None:
+def test_schedules_come_in_pages(client: FlaskClient, model: str, read_all: Any) -> None:
     made = [client.post("/v1/schedules", json=declare(model, name=str(n))).json["id"] for n in range(3)]
-    assert read_all(client, "/v1/schedules", 2) == made[::-1]
+    assert read_all("/v1/schedules", 2) == made[::-1]
 
 
 @pytest.mark.parametrize("n", [0, 101, "x"])

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.api.test_lists import read_all
-
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
@@ -58,7 +56,7 @@ def test_a_template_that_cannot_work(client: FlaskClient, change: dict[str, Any]
     assert client.get("/v1/templates").json["data"] == []
 
 
-def test_names_keys_and_applying(client: FlaskClient, stranger: FlaskClient) -> None:
+def test_names_keys_and_applying(client: FlaskClient, stranger: FlaskClient, read_all: Any) -> None:
     body, headers = {"name": "t", "prompt": "Read."}, {"Idempotency-Key": "k"}
     first = client.post("/v1/templates", json=body, headers=headers)
     assert client.post("/v1/templates", json=body, headers=headers).json == first.json
@@ -67,7 +65,7 @@ def test_names_keys_and_applying(client: FlaskClient, stranger: FlaskClient) -> 
     applied = [client.post("/v1/templates/apply", json=one).json for one in (body, {**body, "prompt": "Read it."})]
     assert [(one["applied"], one["version"]) for one in applied] == [("unchanged", 1), ("changed", 2)]
     assert client.post("/v1/templates/apply", json={**body, "name": "u"}).json["applied"] == "created"
-    assert len(read_all(client, "/v1/templates", 1)) == 2
+    assert len(read_all("/v1/templates", 1)) == 2
 
 
 def test_a_run_takes_the_newest_version_or_the_one_that_it_names(client: FlaskClient, model: str) -> None:
