@@ -21,6 +21,7 @@ from batchinfer.api import (
     openapi,
     queue,
     responses,
+    reviews,
     tenants,
     uploads,
     usage,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
-    webhooks.routes, keys.routes, tenants.routes, audit.routes,
+    webhooks.routes, keys.routes, tenants.routes, audit.routes, reviews.routes,
 )  # fmt: skip
 
 

@@ -31,6 +31,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rotate_webhook_secret": {"with the former beside it": {"keep_old_secret_active_for_24_hours": True}},
     "test_webhook_endpoint": {"of a batch": {"event_type": "batch.completed"}},
     "reclass_batch": {"before others": {"class": "interactive"}},
+    "draw_sample": {"four hundred pages": {"size": 400}},
+    "judge_page": {"wrong": {"verdict": "wrong", "note": "The total is that of the page before."}},
+    "keep_golden": {"with the right answer": {"answer": "Total: 42.00"}},
     "complete_upload": {"one part": {"part_ids": [f"part_{_ID}"]}},
 }
 

@@ -100,6 +100,24 @@ class KeyPath(Parameters):
     key_id: str = Field(description="As it was created.", examples=["key_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class RunPath(Parameters):
+    """The id of a run."""
+
+    run_id: str = Field(description="As it was declared.", examples=["run_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class SampledPath(RunPath):
+    """The id of a run, and of a page of its sample."""
+
+    job_id: str = Field(description="As the sample lists it.", examples=["job_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class GoldenPath(Parameters):
+    """The id of a golden prompt."""
+
+    golden_id: str = Field(description="As it is listed.", examples=["gold_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -162,6 +180,22 @@ class ItemsQuery(PageQuery):
     status: JobState | None = Field(None, description=f"Lines in this state: one of {', '.join(JobState)}.")
     code: Word | None = Field(None, description="Lines that ended with this code, as `errors` of the batch has it.")
     custom_id: Word | None = Field(None, description="The line of this name.")
+
+
+class SampleQuery(PageQuery):
+    """Which pages of a sample, in the order of its drawing."""
+
+    verdict: Literal["right", "wrong", "none"] | None = Field(
+        None, description="Pages that are judged so: right or wrong; none: those that nobody has judged."
+    )
+
+
+class ReportQuery(Parameters):
+    """How a report is shown."""
+
+    form: Literal["json", "html"] | None = Field(
+        None, alias="format", description="json or html; as `Accept` says if left out, and else JSON."
+    )
 
 
 class EventsQuery(Parameters):

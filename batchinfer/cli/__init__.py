@@ -17,6 +17,7 @@ from batchinfer.cli.keys import audit, keys
 from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.queue import queue
+from batchinfer.cli.reviews import goldens, runs
 from batchinfer.cli.submit import submit
 from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
@@ -28,7 +29,9 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage):
+for _command in (
+    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, goldens,
+):  # fmt: skip
     cli.add_command(_command)
 
 

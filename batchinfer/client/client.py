@@ -17,6 +17,7 @@ from batchinfer.client.journal import Journal
 from batchinfer.client.mapping import Flow, Item, Outcome
 from batchinfer.client.models import Models
 from batchinfer.client.nouns import Batch, Document, Job
+from batchinfer.client.reviews import Goldens, Reviews
 from batchinfer.client.submission import make_body, make_form, name_fields, read_parts
 from batchinfer.client.sweep import Sweep
 from batchinfer.client.transport import Patience, Transport
@@ -61,6 +62,8 @@ class Client:
         self.batches = Batches(self._transport)
         self.models = Models(self._transport)
         self.usage = Usage(self._transport)
+        self.reviews = Reviews(self._transport)
+        self.goldens = Goldens(self._transport)
 
     def __enter__(self) -> Self:
         return self

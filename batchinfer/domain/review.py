@@ -50,6 +50,7 @@ class Review:
     document_id: UUID | None
     name: str | None
     page: int | None
+    model: str | None
     text: str | None
     engine: str | None
     prompt: dict[str, Any]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.ids import RUN, new_id, show_id
-from batchinfer.domain.review import Golden
 from batchinfer.domain.runs import TERMINAL, RunState
 from batchinfer.errors import BatchinferError, Conflict, NotFound
 from batchinfer.services.context import Page
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-    from batchinfer.domain.review import Accuracy, Judgement, Review
+    from batchinfer.domain.review import Accuracy, Golden, Judgement, Review
     from batchinfer.domain.runs import Run
     from batchinfer.services.context import Caller, Context
 
@@ -88,6 +87,12 @@ def list_sample(
             raise make_missing()
         found = store.list_reviews(tx, run_id, after=number, verdict=verdict, limit=limit + 1)
     return Page.cut(found, limit, backwards=False), find_accuracy(ctx, run)
+
+
+def get_page(ctx: Context, caller: Caller, run_id: UUID, job_id: UUID) -> Review:
+    """A page of a run's sample, whatever the caller's scopes. Raises NotFound."""
+    get_own(ctx, caller, run_id)
+    return _find(ctx, caller, run_id, job_id)
 
 
 def judge_page(ctx: Context, caller: Caller, run_id: UUID, job_id: UUID, judgement: Judgement) -> Review:
@@ -164,10 +169,9 @@ def keep_golden(ctx: Context, caller: Caller, run_id: UUID, job_id: UUID, answer
             code="picture_not_kept",
         )
     image = {"sha256": picture.sha256, "media_type": picture.media_type}
-    golden = Golden(
-        new_id(), caller.tenant_id, job_id, run_id, str(review.prompt.get("model") or ""),
-        {**review.prompt, "images": [image]}, picture.sha256, answer if answer is not None else review.text or "",
-        caller.actor, get_own(ctx, caller, run_id).created_at,
+    golden = store.NewGolden(
+        new_id(), caller.tenant_id, job_id, run_id, review.model or "", {**review.prompt, "images": [image]},
+        picture.sha256, answer if answer is not None else review.text or "", caller.actor,
     )  # fmt: skip
     with ctx.db.transaction() as tx:
         record_made(ctx, tx, caller.tenant_id, [(picture.sha256, picture.media_type)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -40,8 +41,8 @@ _ADD = text("""
     FROM fresh f, there t WHERE t.number + f.place <= :size ON CONFLICT DO NOTHING RETURNING job_id
 """)
 _COLUMNS = """
-    v.job_id, v.number, j.document_id, d.filename AS name, j.page, r.text, r.engine, j.prompt, v.verdict, v.note,
-    v.actor, v.golden, v.judged_at"""
+    v.job_id, v.number, j.document_id, d.filename AS name, j.page, j.model, r.text, r.engine, j.prompt, v.verdict,
+    v.note, v.actor, v.golden, v.judged_at"""
 _SOURCE = """
     reviews v LEFT JOIN jobs j ON j.id = v.job_id AND j.deleted_at IS NULL LEFT JOIN results r ON r.job_id = j.id
     LEFT JOIN documents d ON d.id = j.document_id"""
@@ -134,10 +135,24 @@ _LIST_GOLDENS = (
 _DROP = text("DELETE FROM goldens WHERE id = :id AND tenant_id = :tenant_id RETURNING job_id")
 
 
-def keep_golden(tx: Transaction, golden: Golden) -> Golden:
-    """Keep a golden prompt whose blob this transaction has recorded; of a page that is one already, the new answer."""
-    values = {
-        **{name: getattr(golden, name) for name in ("id", "tenant_id", "job_id", "run_id", "blob")},
+@dataclass(frozen=True)
+class NewGolden:
+    """A golden prompt to be kept; its blob is recorded by the same transaction."""
+
+    id: UUID
+    tenant_id: UUID
+    job_id: UUID
+    run_id: UUID
+    model: str
+    prompt: dict[str, Any]
+    blob: str
+    answer: str
+    actor: str
+
+
+def keep_golden(tx: Transaction, golden: NewGolden) -> Golden:
+    """Keep a golden prompt; of a page that is one already, the new answer."""
+    values = vars(golden) | {
         "model": clean_text(golden.model), "prompt": as_jsonb(golden.prompt), "answer": clean_text(golden.answer),
         "actor": clean_text(golden.actor), "version": SCHEMA_VERSION,
     }  # fmt: skip
