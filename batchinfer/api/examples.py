@@ -55,6 +55,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "apply_template": {"of pages": {**_TEMPLATE, "name": "letter"}},
     "create_template_version": {"shorter": {"prompt": "Read page {{ page }}.", "note": "shorter"}},
     "try_template": {"on a file": {"model": "docreader", "files": [f"file-{_ID}"]}},
+    "draw_sample": {"four hundred pages": {"size": 400}},
+    "judge_page": {"wrong": {"verdict": "wrong", "note": "The total is that of the page before."}},
+    "keep_golden": {"with the right answer": {"answer": "Total: 42.00"}},
     "complete_upload": {"one part": {"part_ids": [f"part_{_ID}"]}},
 }
 

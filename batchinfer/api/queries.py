@@ -118,6 +118,18 @@ class TemplatePath(Parameters):
     template_id: str = Field(description="As it was created.", examples=["tmpl_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class SampledPath(RunPath):
+    """The id of a run, and of a page of its sample."""
+
+    job_id: str = Field(description="As the sample lists it.", examples=["job_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class GoldenPath(Parameters):
+    """The id of a golden prompt."""
+
+    golden_id: str = Field(description="As it is listed.", examples=["gold_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class ModelPath(Parameters):
     """The name of a model; it may hold slashes."""
 
@@ -202,6 +214,22 @@ class NextQuery(Parameters):
     """How many instants of a schedule."""
 
     n: int = Field(5, ge=1, le=100, description="How many: a whole number from 1 to 100.")
+
+
+class SampleQuery(PageQuery):
+    """Which pages of a sample, in the order of its drawing."""
+
+    verdict: Literal["right", "wrong", "none"] | None = Field(
+        None, description="Pages that are judged so: right or wrong; none: those that nobody has judged."
+    )
+
+
+class ReportQuery(Parameters):
+    """How a report is shown."""
+
+    form: Literal["json", "html"] | None = Field(
+        None, alias="format", description="json or html; as `Accept` says if left out, and else JSON."
+    )
 
 
 class EventsQuery(Parameters):

@@ -20,6 +20,7 @@ from batchinfer.cli.plan import plan
 from batchinfer.cli.queue import queue
 from batchinfer.cli.runs import runs
 from batchinfer.cli.schedules import schedules
+from batchinfer.cli.reviews import goldens, runs
 from batchinfer.cli.submit import submit
 from batchinfer.cli.templates import templates
 from batchinfer.cli.usage import usage
@@ -36,6 +37,8 @@ for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit
 for _command in (
     up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, schedules,
     templates,
+for _command in (
+    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, goldens,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -19,6 +19,7 @@ from batchinfer.client.models import Models
 from batchinfer.client.nouns import Batch, Document, Job
 from batchinfer.client.runs import Runs
 from batchinfer.client.schedules import Schedules
+from batchinfer.client.reviews import Goldens, Reviews
 from batchinfer.client.submission import make_body, make_form, name_fields, read_parts
 from batchinfer.client.sweep import Sweep
 from batchinfer.client.templates import Templates
@@ -67,6 +68,8 @@ class Client:
         self.runs = Runs(self._transport)
         self.schedules = Schedules(self._transport)
         self.templates = Templates(self._transport)
+        self.reviews = Reviews(self._transport)
+        self.goldens = Goldens(self._transport)
 
     def __enter__(self) -> Self:
         return self

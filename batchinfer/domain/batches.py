@@ -62,6 +62,8 @@ TRANSITIONS: dict[str, tuple[frozenset[BatchState], BatchState]] = {
     "expire": (frozenset({BatchState.VALIDATING, BatchState.FINALIZING}), BatchState.EXPIRED),
     "end_cancel": (frozenset({BatchState.CANCELLING}), BatchState.CANCELLED),
     "break": (_LIVE, BatchState.FAILED),
+    # Of a run whose sinks could not be written: its results are there, and are written once more.
+    "reopen": (frozenset({BatchState.FAILED}), BatchState.FINALIZING),
 }
 TERMINAL = frozenset({BatchState.COMPLETED, BatchState.FAILED, BatchState.EXPIRED, BatchState.CANCELLED})
 
@@ -111,6 +113,13 @@ class Batch:
     #: Lines that took over an answer that was kept.
     cache_hits: int = 0
     times: dict[str, datetime] = field(default_factory=dict)
+
+
+def find_end(batch: Batch) -> BatchState:
+    """What a batch is once its files are written."""
+    if batch.status is BatchState.CANCELLING:
+        return BatchState.FAILED if batch.errors else BatchState.CANCELLED
+    return BatchState.EXPIRED if batch.counts.expired else BatchState.COMPLETED
 
 
 def parse_window(value: object, at: str = "completion_window") -> timedelta:

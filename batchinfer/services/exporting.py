@@ -13,11 +13,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from batchinfer.domain.batch_answers import show_line, show_unread
 from batchinfer.domain.batch_lines import find_custom_id
-from batchinfer.domain.batches import BatchState
+from batchinfer.domain.batches import find_end
 from batchinfer.domain.ids import BATCH, new_id, show_id
+from batchinfer.domain.runs import DOCUMENTS
 from batchinfer.domain.userfiles import BATCH_OUTPUT, LONGEST_EXPIRY_S
 from batchinfer.errors import BatchinferError
 from batchinfer.services.findings import iterate_lines
+from batchinfer.services.finishing import finish_run
 from batchinfer.services.reading import load_source
 from batchinfer.services.selecting import find_selection
 from batchinfer.store import batch_items, batches, endings, files, jobs, userfiles
@@ -44,7 +46,14 @@ def export_batch(
     insist: Callable[[Callable[[], bool]], bool],
     wanted: Callable[[], bool],
 ) -> bool:
-    """Write the files of a batch and end it. False: nobody wants them any more. Raises Unavailable."""
+    """Write the files of a batch and end it. False: nobody wants them any more. Raises Unavailable.
+
+    A batch of documents is a run, which is ended in its own way.
+    """
+    with ctx.db.transaction() as tx:
+        held = batches.load_batches(tx, [claim.subject_id]).get(claim.subject_id)
+    if held is not None and held.batch.endpoint == DOCUMENTS:
+        return finish_run(ctx, claim, scratch, insist, wanted)
     paths, merged = [scratch / f"{claim.id}-{name}" for name in ("output", "error")], 0
     try:
         with paths[0].open("wb") as output, paths[1].open("wb") as errors:
@@ -126,7 +135,7 @@ def finish_export(ctx: Context, claim: Claim, *, output: Blob | None, errors: Bl
         files.record_blobs(tx, claim.tenant_id, [blob for blob in (output, errors) if blob])
         output_id, error_id = (_insert(tx, held, *one) for one in ((output, "output"), (errors, "error")))
         batches.end_batch(
-            tx, batch.id, _find_end(held), output_file_id=output_id, error_file_id=error_id, merged=merged
+            tx, batch.id, find_end(batch), output_file_id=output_id, error_file_id=error_id, merged=merged
         )
         endings.finish(tx, lease_id=claim.lease_id, claim=claim)
     ctx.bell.ring([claim.subject_id])
@@ -147,10 +156,3 @@ def _insert(tx: Transaction, held: Held, blob: Blob | None, name: str) -> UUID |
         expires_s=held.options.get("output_expires_s", LONGEST_EXPIRY_S),
     )
     return file.id
-
-
-def _find_end(held: Held) -> BatchState:
-    batch = held.batch
-    if batch.status is BatchState.CANCELLING:
-        return BatchState.FAILED if batch.errors else BatchState.CANCELLED
-    return BatchState.EXPIRED if batch.counts.expired else BatchState.COMPLETED

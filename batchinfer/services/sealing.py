@@ -152,6 +152,17 @@ def _write_all(ctx: Context, run: Run, shard: Shard, folder: Path, wanted: Calla
     for number, sink, target in open_targets(ctx, run):
         name = name_shard_file(sink.type, shard.number)
         written.outputs.append(_Output(number, sink, name, folder / f"{number}-shard", target))
+    if not _write_rows(ctx, run, shard, written, wanted):
+        return None
+    for output in written.outputs:
+        output.bytes, output.sha256 = measure_file(output.path)
+        if output.target is not None:
+            output.target.put(output.name, output.path)
+    return written
+
+
+def _write_rows(ctx: Context, run: Run, shard: Shard, written: _Written, wanted: Callable[[], bool]) -> bool:
+    """Every page to every writer. False: nobody wants it any more."""
     form = _find_form(run)
     with ExitStack() as stack:
         writers = []
@@ -168,14 +179,10 @@ def _write_all(ctx: Context, run: Run, shard: Shard, folder: Path, wanted: Calla
                     writer.add(document, page)
                 written.pages += page.job_id is not None
             if not wanted():
-                return None
+                return False
         for writer in writers:
             writer.close()
-    for output in written.outputs:
-        output.bytes, output.sha256 = measure_file(output.path)
-        if output.target is not None:
-            output.target.put(output.name, output.path)
-    return written
+    return True
 
 
 def _refuse_to_publish(_name: str, _path: Path) -> None:

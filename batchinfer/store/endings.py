@@ -76,7 +76,8 @@ def _ending(held: str, *, more: str = "") -> TextClause:
 
 
 #: What is in the outbox ends with its queue row, and a batch that cannot be read or written is broken: what was made
-#: jobs of it is cancelled, and told of. Not among the statements of results: those end jobs alone.
+#: jobs of it is cancelled, and told of; a run ends with its batch. Not among the statements of results: those end jobs
+#: alone.
 _BESIDE = """,
         sent AS (
             UPDATE outbox o SET final_state = :final, error = q.error, finished_at = now(),
@@ -90,7 +91,12 @@ _BESIDE = """,
                                      ELSE b.cancelling_at END,
                 failed_at = CASE WHEN q.kind IN ('read', 'list') AND b.lines_read > 0 THEN NULL ELSE now() END
             FROM gone q WHERE b.id = q.subject_id AND q.kind IN ('read', 'export', 'list') AND :final <> 'succeeded'
-              AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))"""
+              AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling')
+            RETURNING b.id, b.status, q.error),
+        over AS (
+            UPDATE runs r SET finished_at = now(), cause = jsonb_build_object('code', b.error ->> 'code',
+                'message', b.error ->> 'message')
+            FROM broken b WHERE r.id = b.id AND b.status = 'failed' AND r.finished_at IS NULL)"""
 _COMPLETE = _ending(
     f"""
     given AS (

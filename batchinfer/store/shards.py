@@ -59,7 +59,7 @@ _REST = text("""
         SELECT id, :covered + row_number() OVER (ORDER BY number) AS closed_number FROM (
             SELECT id, number FROM documents
             WHERE run_id = :run_id AND number > :after AND closed_number IS NULL AND stage IN ('skipped', 'closed')
-            ORDER BY number LIMIT :limit) AS some)
+            ORDER BY number LIMIT :limit) AS unnumbered)
     UPDATE documents d SET closed_number = r.closed_number FROM rest r WHERE d.id = r.id RETURNING d.number
 """)
 

@@ -39,7 +39,8 @@ _OLDEST = text("""
         (SELECT min(created_at) FROM documents))
 """)
 # Of what no picture or document is, only files, and uploads in parts, refer to it: it need not outlive the jobs. A file
-# may be older than every job, and one that was deleted is still read by the batch that was made of it.
+# may be older than every job, and one that was deleted is still read by the batch that was made of it. The picture of a
+# golden prompt stays when its job and run are gone.
 _IN_FILES = """
     EXISTS (
         SELECT 1 FROM files f WHERE f.blob = b.sha256 AND f.tenant_id = b.tenant_id AND (
@@ -49,6 +50,7 @@ _IN_FILES = """
     OR EXISTS (
         SELECT 1 FROM upload_parts p JOIN uploads u ON u.id = p.upload_id
         WHERE p.blob = b.sha256 AND p.tenant_id = b.tenant_id AND u.status = 'pending' AND u.expires_at > now())
+    OR EXISTS (SELECT 1 FROM goldens g WHERE g.blob = b.sha256 AND g.tenant_id = b.tenant_id)
 """
 _HOLD = text(f"""
     SELECT b.tenant_id, b.sha256 FROM blobs b

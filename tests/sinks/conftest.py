@@ -38,7 +38,8 @@ _DOCUMENT = text("""
         :same_as, 100)
 """)
 _RESULT = text("""
-    INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, model, revision, engine)
+    INSERT INTO results
+        (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, model, revision, engine)
     VALUES (:id, :tenant_id, 1, :id, :text, 'stop', :usage, '{}', :model, 'r1', :engine)
 """)
 _ENDED = text("""
@@ -201,7 +202,7 @@ class Night:
             return list(done) if done.returns_rows else []
 
     def shards(self) -> list[Any]:
-        return self.execute("SELECT * FROM shards ORDER BY number")
+        return self.execute("SELECT * FROM shards WHERE run_id = :id ORDER BY number", id=self.run_id)
 
 
 @pytest.fixture

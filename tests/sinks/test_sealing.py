@@ -6,7 +6,6 @@ import csv
 import errno
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -152,13 +151,14 @@ def test_parquet_is_read_back(make_night, out):
 
 
 BAD_NAMES = [
-    "../../etc/passwd", "/etc/passwd", "a/../../b", "..\\..\\b", "C:\\x", "a\nb\x00c\x1b[31m", ".hidden/.x", "‮fdp.exe",
-    "", "a" * 300, "é" * 200, "/".join("d" * 100 for _ in range(40)), "a:b", "a_b", "~", "a~2", "con", " ", "x/", "\ud800",
+    "../../etc/passwd", "/etc/passwd", "a/../../b", "..\\..\\b", "C:\\x", "a\nb\x01c\x1b[31m", ".hidden/.x",
+    "\u202efdp.exe", "", "a" * 300, "\u00e9" * 200, "/".join("d" * 100 for _ in range(40)), "a:b", "a_b", "~", "a~2",
+    "con", " ", "x/", "?",
 ]  # fmt: skip
 
 
 def test_names_never_leave_the_folder_nor_become_one(make_night, out):
-    names = [name.replace("\x00", "\x01").replace("\ud800", "?") for name in BAD_NAMES]
+    names = BAD_NAMES
     night = make_night({"type": "markdown", "uri": str(out), "documents_per_shard": len(names)})
     for number, name in enumerate(names):
         night.close(name, ("ok", f"text {number}"))
@@ -167,7 +167,7 @@ def test_names_never_leave_the_folder_nor_become_one(make_night, out):
     assert sorted(raw.decode().rsplit("text ", 1)[1].strip() for raw in tree.values()) == sorted(
         str(number) for number in range(len(names))
     )
-    assert set(os.listdir(out)) == {night.shown_id}
+    assert [path.name for path in out.iterdir()] == [night.shown_id]
     assert all(part.isprintable() and not part.startswith(".") for name in tree for part in name.split("/"))
 
 
