@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from batchinfer.services.work import Work
 
+#: A row that was given back so often keeps its slot to its end: a long page of a night must not begin for ever.
+MOST_RELEASES = 3
+
 
 def build_request(piece: Work) -> Request:
     """The request of a claim. Raises Failure: a picture is gone (`blob_missing`), or the prompt is not one
@@ -37,6 +40,7 @@ def build_request(piece: Work) -> Request:
             response_format=prompt["response_format"],
             job_class=claim.job_class.value,
             deadline=_find_deadline(claim),
+            evictable=claim.released < MOST_RELEASES,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Failure("The job's stored prompt cannot be read. Submit it again.", code="prompt_unreadable") from None
