@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from batchinfer.bus.tokens import TokenSender
+from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
 from batchinfer.observe.logs import get_logger
@@ -18,6 +19,7 @@ from batchinfer.services.crumbs import Crumbs
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.engine.protocol import Done, Engine, OnToken, Refused, Request
+from workers.engine.yielding import count_kept
 from workers.requests import build_request, find_wrong_output, read_failure, read_outcome, read_refusal
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ class Answering:
         #: Holds answers against the checks of their runs: that may take a while, and the engine must not wait for it.
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
         self._inside_lock = threading.Lock()
-        self._inside = 0
+        #: Of these the interactive ones, for which others yield.
+        self._inside = self._urgent = 0
 
     def count_inside(self) -> int:
         """Requests submitted that have not ended."""
@@ -82,6 +85,12 @@ class Answering:
         if capacity.tokens <= 0 or capacity.pixels <= 0:
             return 0
         return max(0, min(free, capacity.requests))
+
+    def count_urgent_room(self) -> int:
+        """Interactive rows to claim though the engine has more than its slots: as many as it makes room for, which is
+        all but the slots that rows of later classes keep."""
+        with self._inside_lock:
+            return max(0, self.slots - count_kept(self.slots) - self._urgent)
 
     def take(self, pieces: Sequence[Work]) -> None:
         """Submit each to the engine."""
@@ -122,6 +131,7 @@ class Answering:
             "steps": stats.steps,
             "rows_per_step": round(stats.rows_per_step, 2),
             "completion_tokens": stats.completion_tokens,
+            "evicted": stats.evicted,
         }
 
     def close(self) -> None:
@@ -135,14 +145,13 @@ class Answering:
         claim = piece.claim
         try:
             request = build_request(piece)
-            with self._inside_lock:
-                self._inside += 1
+            self._enter(claim, 1)
             try:
                 self._engine.submit(
                     request, on_done=partial(self._on_done, piece, request), on_token=self._find_listener(piece)
                 )
             except BaseException:
-                self._leave()
+                self._enter(claim, -1)
                 raise
         except Refused as refusal:
             self._end(Finished(claim, ending=None if refusal.code in _NOT_NOW else read_refusal(claim, refusal)))
@@ -200,12 +209,13 @@ class Answering:
 
     def _let_go(self, claim: Claim) -> None:
         self._crumbs.leave(claim.id)
-        self._leave()
+        self._enter(claim, -1)
 
     def _end(self, finished: Finished) -> None:
         if self._held.pop(finished.claim):
             self._committer.put(finished)
 
-    def _leave(self) -> None:
+    def _enter(self, claim: Claim, number: int) -> None:
         with self._inside_lock:
-            self._inside -= 1
+            self._inside += number
+            self._urgent += number if claim.job_class is JobClass.INTERACTIVE else 0

@@ -11,6 +11,7 @@ from celery import bootsteps, signals
 from celery.worker import state as worker_state
 from celery.worker.control import control_command, inspect_command
 
+from batchinfer.bus.app import URGENT_QUEUE
 from batchinfer.bus.control import CANCEL_JOB, DRAIN, JOBS
 from batchinfer.domain.ids import JOB, parse_id, show_id
 from batchinfer.errors import NotFound
@@ -118,11 +119,12 @@ def _end_celery(status: int) -> None:
     end_process_after(END_S, status, "the worker could not start")
 
 
-def wake_current(*_args: Any, **_options: Any) -> None:
+def wake_current(task: Any, *_args: Any, **_options: Any) -> None:
     """The body of the tasks that announce ids. What they say is information: the claim alone decides."""
     messages.note_announcement()
+    queue = (task.request.delivery_info or {}).get("routing_key")
     for duty in _current:
-        duty.wake()
+        duty.wake(urgent=str(queue).endswith(URGENT_QUEUE))
 
 
 def make_worker(role: str, options: Sequence[click.Option], step: type[DutyStep], task: str) -> Celery:
@@ -130,7 +132,7 @@ def make_worker(role: str, options: Sequence[click.Option], step: type[DutyStep]
     app = make_application(role, options)
     app.steps["worker"].add(step)
     # A message is no job: jobs have events of their own.
-    app.task(wake_current, name=task, ignore_result=True, typing=False, send_events=False)
+    app.task(wake_current, name=task, bind=True, ignore_result=True, typing=False, send_events=False)
     return app
 
 

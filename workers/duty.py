@@ -81,10 +81,10 @@ class Duty(ABC, threading.Thread):
         self.quit.wait()
         self._leave(self.crew)
 
-    def wake(self) -> None:
-        """An announcement came."""
+    def wake(self, *, urgent: bool = False) -> None:
+        """An announcement came; `urgent`: of something interactive."""
         if self.crew is not None:
-            self.crew.feeder.wake()
+            self.crew.feeder.wake(urgent=urgent)
 
     def list_jobs(self) -> list[dict[str, Any]]:
         """For `celery inspect jobs`: nothing before the crew works."""

@@ -3,6 +3,9 @@
 It looks when an announcement came, when there is room again, and in any case every `poll_s`. It claims
 nothing while the lease is not certainly alive.
 
+Where there is no room, it still claims interactive rows, for which the station makes room: when one was announced,
+and in any case every `poll_s`.
+
 Suspects, rows whose worker was lost before, run apart (the lost worker may have been their doing): a claim
 that meets one gives its suspects back, the station runs empty, and then claims come in small groups until
 one has no suspect. Of a group with a row that was there at two losses, that row runs alone.
@@ -11,8 +14,10 @@ one has no suspect. Of a group with a row that was there at two losses, that row
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
+from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.retries import ALONE_FROM, SUSPECT_GROUP
 from batchinfer.errors import Internal, Unavailable
 from batchinfer.observe.logs import get_logger
@@ -23,8 +28,10 @@ from workers.insist import pauses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from uuid import UUID
 
     from batchinfer.services.context import Context
+    from batchinfer.store.turns import Turns
     from workers.lease import Lease
     from workers.station import Station
 
@@ -40,7 +47,12 @@ class Feeder(threading.Thread):
         self.claims = self.rows = 0
         self._ctx, self._lease, self._station, self._committer = ctx, lease, station, committer
         self._turns = work.make_turns(ctx)
+        #: Rounds of their own: claims of interactive rows alone owe nothing to later classes.
+        self._urgent_turns = work.make_turns(ctx)
         self._awake = threading.Event()
+        #: Something interactive may be ready; without that word it is looked for from `_look_at` on.
+        self._urgent = threading.Event()
+        self._look_at = 0.0
         self._quit = threading.Event()
         self._isolating = False
         #: Claimed, not yet loaded: the database went away in between.
@@ -51,8 +63,10 @@ class Feeder(threading.Thread):
         """Whether suspects are being run apart."""
         return self._isolating
 
-    def wake(self) -> None:
-        """Look now: something may be ready, or there may be room."""
+    def wake(self, *, urgent: bool = False) -> None:
+        """Look now: something may be ready (`urgent`: an interactive row), or there may be room."""
+        if urgent:
+            self._urgent.set()
         self._awake.set()
 
     def stop(self) -> None:
@@ -88,17 +102,14 @@ class Feeder(threading.Thread):
             return poll_s
         if self._unloaded:
             self._load()
-        limit = self._find_limit()
+        limit, urgent_only = self._find_limit(), False
         if not limit:
-            return poll_s
-        claims = work.claim(
-            self._ctx,
-            lease_id=lease_id,
-            kinds=self._station.kinds,
-            model=self._station.model,
-            limit=limit,
-            turns=self._turns,
-        )
+            limit, urgent_only = self._find_urgent_limit(), True
+        if not limit:
+            left_s = self._look_at - time.monotonic()
+            return min(left_s, poll_s) if left_s > 0 else poll_s
+        turns = self._urgent_turns if urgent_only else self._turns
+        claims = self._claim(lease_id, limit, turns, urgent_only=urgent_only)
         if not claims:
             self._isolating = False
             return poll_s
@@ -110,7 +121,24 @@ class Feeder(threading.Thread):
         self._unloaded, others = self._part_suspects(fresh)
         self._give_back(others)
         self._load()
-        return 0.0 if len(claims) == limit or self._turns.cut_short else poll_s
+        return 0.0 if len(claims) == limit or turns.cut_short else poll_s
+
+    def _claim(self, lease_id: UUID, limit: int, turns: Turns, *, urgent_only: bool) -> list[Claim]:
+        self._urgent.clear()
+        claims = work.claim(
+            self._ctx,
+            lease_id=lease_id,
+            kinds=self._station.kinds,
+            model=self._station.model,
+            limit=limit,
+            turns=turns,
+            urgent_only=urgent_only,
+        )
+        self._look_at = time.monotonic() + self._ctx.settings.poll_s
+        full = len(claims) == limit and all(claim.job_class is JobClass.INTERACTIVE for claim in claims)
+        if full or turns.cut_short:  # there may be more
+            self._urgent.set()
+        return claims
 
     def _find_limit(self) -> int:
         """How many rows to claim: what fits, or a small group for an empty station while suspects are run
@@ -118,6 +146,12 @@ class Feeder(threading.Thread):
         if self._isolating:
             return min(SUSPECT_GROUP, self._station.count_room()) if self._is_alone() else 0
         return self._station.count_room()
+
+    def _find_urgent_limit(self) -> int:
+        """How many interactive rows to claim where nothing else fits; none while nothing speaks for there being one."""
+        if self._isolating or not (self._urgent.is_set() or time.monotonic() >= self._look_at):
+            return 0
+        return self._station.count_urgent_room()
 
     def _is_alone(self) -> bool:
         """Whether nothing else would be taken for a suspect if this process were lost now: a result that is

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from batchinfer.services.work import Work
 
+#: A row that was given back so often keeps its slot to its end: a long page of a night must not begin for ever.
+MOST_RELEASES = 3
+
 
 def build_request(piece: Work) -> Request:
     """The request of a claim. Raises Failure: a picture is gone (`blob_missing`), or the prompt is not one
@@ -41,6 +44,7 @@ def build_request(piece: Work) -> Request:
             job_class=claim.job_class.value,
             deadline=_find_deadline(claim),
             stop_repetition=_stops_loops(prompt),
+            evictable=claim.released < MOST_RELEASES,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Failure("The job's stored prompt cannot be read. Submit it again.", code="prompt_unreadable") from None

@@ -29,6 +29,9 @@ class Station(Protocol):
     def count_room(self) -> int:
         """How many more pieces may be claimed now."""
 
+    def count_urgent_room(self) -> int:
+        """How many interactive pieces may be claimed where there is no room for others."""
+
     def take(self, pieces: Sequence[Work]) -> None:
         """Start each piece. What is wrong with one is its own end, and never raised."""
 

@@ -77,6 +77,10 @@ class Workshop:
         """So many of any of `kinds`."""
         return 0 if self._quit.is_set() else min(filter(None, self._count_rooms()), default=0)
 
+    def count_urgent_room(self) -> int:
+        """None: a piece of work here is short, and the next claim takes what is urgent first."""
+        return 0
+
     def _count_rooms(self) -> tuple[int, int]:
         """For work: one piece more than there are processes, so that none waits for a claim; and for deliveries."""
         with self._changed:

@@ -11,8 +11,9 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from batchinfer.domain.jobs import JobClass
+
 if TYPE_CHECKING:
-    from batchinfer.domain.jobs import JobClass
     from batchinfer.settings import Settings
 
 #: Work of CPU workers, of every kind and model.
@@ -71,6 +72,10 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 def queue_name(model: str, job_class: JobClass) -> str:
     """`infer.<model>.<class>`; a character of a model's name that tools would misread becomes an underscore."""
     return f"infer.{_PLAIN.sub('_', model)}.{job_class.value}"
+
+
+#: How the names of queues end that announce interactive work.
+URGENT_QUEUE = f".{JobClass.INTERACTIVE.value}"
 
 
 def queue_for(model: str, job_class: JobClass) -> Queue:

@@ -18,9 +18,9 @@ from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.plan import plan
 from batchinfer.cli.queue import queue
+from batchinfer.cli.reviews import goldens
 from batchinfer.cli.runs import runs
 from batchinfer.cli.schedules import schedules
-from batchinfer.cli.reviews import goldens, runs
 from batchinfer.cli.submit import submit
 from batchinfer.cli.templates import templates
 from batchinfer.cli.usage import usage
@@ -33,12 +33,9 @@ def cli() -> None:
     """Asynchronous batch inference for vision-language models."""
 
 
-for _command in (up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan):
 for _command in (
-    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, schedules,
-    templates,
-for _command in (
-    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, runs, goldens,
+    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs, schedules,
+    templates, goldens,
 ):  # fmt: skip
     cli.add_command(_command)
 

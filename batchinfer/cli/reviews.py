@@ -9,6 +9,7 @@ import click
 
 from batchinfer.cli.output import JSON, emit, remark, say, show_text
 from batchinfer.cli.remote import remote, show_time
+from batchinfer.cli.runs import runs
 from batchinfer.client.progress import make_plain
 
 if TYPE_CHECKING:
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 
 _KEYS = "y right, n wrong, g right and golden, s skip, q quit"
 _VERDICTS = {"y": "right", "g": "right", "n": "wrong"}
-
-
-@click.group()
-def runs() -> None:
-    """Runs over documents."""
 
 
 @click.command("report")

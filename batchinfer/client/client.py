@@ -17,9 +17,9 @@ from batchinfer.client.journal import Journal
 from batchinfer.client.mapping import Flow, Item, Outcome
 from batchinfer.client.models import Models
 from batchinfer.client.nouns import Batch, Document, Job
+from batchinfer.client.reviews import Goldens, Reviews
 from batchinfer.client.runs import Runs
 from batchinfer.client.schedules import Schedules
-from batchinfer.client.reviews import Goldens, Reviews
 from batchinfer.client.submission import make_body, make_form, name_fields, read_parts
 from batchinfer.client.sweep import Sweep
 from batchinfer.client.templates import Templates

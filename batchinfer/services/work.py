@@ -153,14 +153,24 @@ def claim(
     limit: int,
     exclude_ids: Collection[UUID] = (),
     turns: Turns | None = None,
+    urgent_only: bool = False,
 ) -> list[Claim]:
     """Take up to `limit` ready rows. Empty when nothing is ready or the lease is dead.
+
+    `urgent_only` takes rows of class interactive alone, of one model.
 
     `turns` are the claimer's own, from `make_turns`; without them each claim begins with the same tenant.
     """
     with ctx.db.transaction(relaxed=True) as tx:
         return queue.claim(
-            tx, lease_id=lease_id, kinds=kinds, model=model, limit=limit, exclude_ids=exclude_ids, turns=turns
+            tx,
+            lease_id=lease_id,
+            kinds=kinds,
+            model=model,
+            limit=limit,
+            exclude_ids=exclude_ids,
+            turns=turns,
+            urgent_only=urgent_only,
         )
 
 

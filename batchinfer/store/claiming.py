@@ -8,6 +8,7 @@ or where a share is due to rows that waited long. Rows are then locked, passing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from sqlalchemy import text
@@ -131,16 +132,18 @@ def _wanted(rank: int) -> str:
     return f"greatest(:window - {earlier}, 2 * CAST(:reserved AS int))"
 
 
-def _claim(routes: str) -> str:
-    ranks = ",".join(_OF_RANK.format(rank=rank, wanted=_wanted(rank)) for rank in RANKS)
+def _claim(routes: str, of: Sequence[int] = RANKS) -> str:
+    ranks = ",".join(_OF_RANK.format(rank=rank, wanted=_wanted(rank)) for rank in of)
     claim = ", ".join("class AS job_class" if name == "job_class" else name for name in CLAIM_FIELDS)
-    heads = " UNION ALL ".join(f"SELECT * FROM heads_{rank}" for rank in RANKS)  # noqa: S608 - made of constants
+    heads = " UNION ALL ".join(f"SELECT * FROM heads_{rank}" for rank in of)  # noqa: S608 - made of constants
     paused = "paused AS MATERIALIZED (SELECT tenant_id, model FROM pauses)"
     return f"WITH RECURSIVE {routes}, {paused}, {ranks}, {_TAKE.format(heads=heads, claim=claim)}"
 
 
 CLAIM_ANY = text(_claim(_ANY_MODEL))
 CLAIM_MODEL = text(_claim(_ONE_MODEL))
+#: Rows of the first class alone: where none is due, it ends at its first probe of the index.
+CLAIM_URGENT = text(_claim(_ONE_MODEL, RANKS[:1]))
 #: Planned once a connection, not at each claim: planning would take longer than a small claim. The plan is then used
 #: whatever is queued later, so only steps that cost as much for any backlog are allowed in it.
 PLAN_ONCE = text("""

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.jobs import JobClass
 from batchinfer.store.changes import name_waiting, tell_jobs
-from batchinfer.store.claiming import CLAIM_ANY, CLAIM_FIELDS, CLAIM_MODEL, PLAN_ONCE, count_window
+from batchinfer.store.claiming import CLAIM_ANY, CLAIM_FIELDS, CLAIM_MODEL, CLAIM_URGENT, PLAN_ONCE, count_window
 from batchinfer.store.claims import Claim
 from batchinfer.store.tables import SCHEMA_VERSION
 from batchinfer.store.turns import Taken, Turns
@@ -86,13 +86,17 @@ def claim(
     limit: int,
     exclude_ids: Collection[UUID] = (),
     turns: Turns | None = None,
+    urgent_only: bool = False,
 ) -> list[Claim]:
     """Hold up to `limit` rows that are due: by class, then in turns between tenants, then oldest first.
 
     `turns` is the claimer's own and goes on with what is taken. Nothing for a dead lease, nothing that is paused. Never
     a row that another transaction has locked, one whose time has passed, or one of a newer schema. `model` None claims
-    for all models. The claim may be committed relaxed: a lost one harms nobody.
+    for all models; `urgent_only` claims interactive rows alone, of a named model, and costs next to nothing where none
+    is due. The claim may be committed relaxed: a lost one harms nobody.
     """
+    if urgent_only and model is None:
+        raise ValueError("a claim of interactive rows alone names a model")
     turns = turns or Turns()
     values: dict[str, Any] = {
         "lease_id": lease_id,
@@ -104,7 +108,7 @@ def claim(
         **turns.values(limit),
     }
     tx.execute(PLAN_ONCE)
-    statement = CLAIM_ANY if model is None else CLAIM_MODEL
+    statement = CLAIM_ANY if model is None else CLAIM_URGENT if urgent_only else CLAIM_MODEL
     rows = tx.execute(statement, values if model is None else values | {"model": model}).all()
     turns.advance([Taken(*row[_WIDTH:]) for row in rows], limit)
     return [_as_claim(row) for row in rows]

@@ -394,6 +394,34 @@ def test_the_urgent_class_goes_first(open_one: OpenEngine, new_request: NewReque
     assert [done.id for done in heard.done] == ["interactive", "normal", "batch"]
 
 
+def test_night_work_yields_its_slot(open_one: OpenEngine, new_request: NewRequest) -> None:
+    """Once, to one that waits; but not in static batches, where a row that leaves early frees no slot."""
+    engine, heard = open_one(slots=1), Heard()
+    yields = engine.name != "static"
+    fields = LONG if yields else {"max_tokens": 40}
+    night = engine.submit(new_request(**fields, job_class="batch"), heard.on_done, heard.on_token)
+    assert heard.first_piece.wait(PATIENCE_S)
+    now = engine.submit(new_request(job_class="interactive"))
+    assert now.result(PATIENCE_S).finish == "length"
+    assert night.result(PATIENCE_S).finish == ("cancelled" if yields else "length")
+    wait_until_empty(engine)
+    assert [done.id for done in heard.done] == [night.id]
+    assert engine.stats().evicted == int(yields)
+
+
+@pytest.mark.parametrize("fields", [{"job_class": "normal"}, {"job_class": "batch", "evictable": False}])
+def test_only_night_work_yields(open_one: OpenEngine, new_request: NewRequest, fields: dict[str, Any]) -> None:
+    engine, heard = open_one(slots=1), Heard()
+    request = new_request("[[steps:60]]", max_tokens=50, **fields)
+    running = engine.submit(request, heard.on_done, heard.on_token)
+    assert heard.first_piece.wait(PATIENCE_S)
+    now = engine.submit(new_request(job_class="interactive"), heard.on_done)
+    assert (now.result(PATIENCE_S).finish, running.result(PATIENCE_S).finish) == ("length", "length")
+    wait_until_empty(engine)
+    assert [done.id for done in heard.done] == [running.id, now.id]
+    assert engine.stats().evicted == 0
+
+
 def test_stats_add_up(engine: Engine, new_request: NewRequest) -> None:
     handles = [engine.submit(new_request(str(number))) for number in range(8)]
     made = sum(handle.result(PATIENCE_S).usage.completion_tokens for handle in handles)

@@ -244,3 +244,41 @@ def test_a_completion_finds_its_rows_by_their_ids(bench):
     used = {step["Index Name"] for step in walk(plan) if step.get("Relation Name") == "queue" and "Index Name" in step}
     assert used == {"pk_queue"}
     assert plan["Actual Rows"] == 32
+
+
+def test_a_claim_of_urgent_rows_takes_no_others(bench):
+    bench.put(3, job_class=JobClass.BATCH)
+    bench.put(3)
+    tenants = [new_id() for _ in range(3)]
+    urgent = [bench.put(2, job_class=JobClass.INTERACTIVE, tenant_id=tenant)[0] for tenant in tenants]
+    bench.put(1, job_class=JobClass.INTERACTIVE, model="other")
+    lease, turns = bench.open(), Turns()
+    claims = []
+    for _ in range(2):
+        claims += work.claim(
+            bench.ctx, lease_id=lease, kinds=[INFER], model="reader", limit=3, turns=turns, urgent_only=True
+        )
+    assert {claim.job_class for claim in claims} == {JobClass.INTERACTIVE}
+    assert {claim.id for claim in claims[:3]} == set(urgent), "one of each tenant, then the next ones"
+    assert len(claims) == 6
+    again = work.claim(bench.ctx, lease_id=lease, kinds=[INFER], model="reader", limit=9, urgent_only=True)
+    assert again == []
+    assert len(bench.claim(lease)) == 6, "the others wait as before"
+    with pytest.raises(ValueError, match="model"):
+        work.claim(bench.ctx, lease_id=lease, kinds=[INFER], model=None, limit=9, urgent_only=True)
+
+
+def test_a_claim_of_urgent_rows_costs_nothing_where_there_are_none(bench):
+    for tenant in [new_id() for _ in range(40)]:
+        bench.put(50, tenant_id=tenant, job_class=JobClass.BATCH)
+    bench.run("ANALYZE queue")
+    values = {
+        "kinds": [INFER],
+        "limit": 16,
+        "window": claiming.count_window(16),
+        "excluded": [],
+        "version": SCHEMA_VERSION,
+    }
+    plan = explain(bench, claiming.CLAIM_URGENT, lease_id=bench.open(), model="reader", **values, **Turns().values(16))
+    assert plan["Actual Rows"] == 0
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 40, "of 2000 rows"

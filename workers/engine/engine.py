@@ -6,6 +6,7 @@ each pool of slots. The model's own forward does the work; docs/engine.md draws 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -33,6 +34,7 @@ from workers.engine.slots import SlotPool
 from workers.engine.survival import explain, is_device_lost
 from workers.engine.tickets import Ticket
 from workers.engine.vision import VisionEncoder
+from workers.engine.yielding import Running, Wanting
 
 #: Seconds after which an idle thread looks around, though every change wakes it.
 _IDLE_S = 1.0
@@ -125,9 +127,9 @@ class TransformersEngine(PreparingEngine):
 
     def _turn(self) -> None:
         self._end_unpreparable()
-        for pool in self._pools:
-            self._end_interrupted(pool)
-        self._end_interrupted_partial()
+        self._end_all_interrupted()
+        if self._yield_slots():
+            self._end_all_interrupted()
         self._admit()
         active = [pool for pool in self._pools if pool.owners]
         for pool in active:
@@ -136,6 +138,11 @@ class TransformersEngine(PreparingEngine):
             with self._changed:
                 if not any(ticket.plan.settled for ticket in self._waiting.values()):
                     self._wait_for_work(_IDLE_S)
+
+    def _end_all_interrupted(self) -> None:
+        for pool in self._pools:
+            self._end_interrupted(pool)
+        self._end_interrupted_partial()
 
     def _end_interrupted(self, pool: SlotPool) -> None:
         now = time.monotonic()
@@ -170,15 +177,39 @@ class TransformersEngine(PreparingEngine):
         if self._piece_last or not self._admit_group(active):
             self._continue_partial(active)
 
-    def _admit_group(self, active: int) -> bool:
-        """Whether there was a group to prefill."""
-        free = min(self.slots, self._forwards.row_limit) - active - (self._partial is not None)
-        ready = self._ready() if free > 0 else []
-        if not ready or (active and self._admission.may_wait(ready, free)):
+    def _yield_slots(self) -> bool:
+        """Night work makes room, before anybody is admitted. True where rows were marked to end."""
+        if self._closing or self._forwards.wants_alone or not self._is_asked_to_yield():
             return False
+        ready = [Wanting(ticket, ticket.plan.prepared.total_tokens) for ticket in self._ready()]
+        running = [Running(row.ticket, row.started_at, pool.spec.length) for pool in self._pools for row in pool.owners]
+        free = self._count_free(len(running))
+        if self._partial is not None:
+            ticket, length = self._partial.row.ticket, self._pools[self._partial.place].spec.length
+            running.append(Running(ticket, math.inf, length))  # it has no token yet, and keeps long prompts waiting
+            if not ticket.is_evictable:
+                most = self.budgets.chunk_tokens
+                ready = [one for one in ready if one.ticket.plan.prepared.prompt_tokens <= most]
+        return bool(self._evict(ready, running, self._find_places(), free=free))
+
+    def _find_places(self) -> Places:
         places = Places([(pool.spec.length, pool.free) for pool in self._pools])
         if self._partial is not None:
             places.take(self._partial.place)
+        return places
+
+    def _count_free(self, active: int) -> int:
+        return min(self.slots, self._forwards.row_limit) - active - (self._partial is not None)
+
+    def _admit_group(self, active: int) -> bool:
+        """Whether there was a group to prefill."""
+        free = self._count_free(active)
+        ready = self._ready() if free > 0 else []
+        if not ready or (active and self._admission.may_wait(ready, free)):
+            return False
+        if ready[0].granted:  # company would take the slots that were freed for others
+            ready = [ticket for ticket in ready if ticket.granted]
+        places = self._find_places()
         most = min(free, self._forwards.prefill_rows)
         group = self._admission.choose(ready, places, most=most, busy=active > 0, cutting=self._partial is not None)
         if group.is_long:

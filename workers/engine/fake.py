@@ -22,8 +22,10 @@ from workers.engine.lifecycle import ThreadedEngine
 from workers.engine.protocol import Done, EngineFailure, Finish, Refused, Request, TokenUsage
 from workers.engine.repetition import REPEATS_FAILURE, has_to_stop
 from workers.engine.requests import list_texts
+from workers.engine.scheduler import Places
 from workers.engine.text import StopText
 from workers.engine.tickets import Ticket
+from workers.engine.yielding import Running, Wanting
 
 #: Characters that pass for one token.
 TOKEN_CHARACTERS = 4
@@ -116,12 +118,26 @@ class FakeEngine(ThreadedEngine):
 
     def _admit(self) -> None:
         now = time.monotonic()
+        if now >= self._admit_at and self._is_asked_to_yield():
+            self._yield_slots()
         for ticket in self._by_urgency():
             if len(self._rows) >= self.slots or now < self._admit_at:
                 return
             self._start(ticket)
             self._admit_at = now + self._admission_s
             self._rows.append(self._new_row(ticket, now))
+
+    def _yield_slots(self) -> None:
+        """Night work makes room, before anybody is admitted."""
+        # Where admissions take time, a slot is freed when somebody can have it.
+        ready = [Wanting(ticket) for ticket in self._by_urgency()][: 1 if self._admission_s else None]
+        free = self.slots - len(self._rows)
+        running = [Running(row.ticket, row.started_at) for row in self._rows]
+        evicted = self._evict(ready, running, Places([(0, free)]), free=free)
+        for row in self._rows:
+            if row.ticket in evicted:
+                self._end(row, "cancelled")
+        self._rows = [row for row in self._rows if row.ticket not in evicted]
 
     def _new_row(self, ticket: Ticket, now: float) -> _Row:
         markers = dict(_MARKER.findall("\n".join(list_texts(ticket.request))))

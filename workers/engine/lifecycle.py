@@ -11,6 +11,7 @@ import operator
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from workers.engine.protocol import (
     OVER,
@@ -28,7 +29,9 @@ from workers.engine.protocol import (
     TokenUsage,
 )
 from workers.engine.requests import check_request
+from workers.engine.scheduler import Places
 from workers.engine.tickets import Ticket
+from workers.engine.yielding import Running, Wanting, choose_evicted
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class ThreadedEngine(ABC):
         self._is_over = False
         self._sweep_at: float | None = None
         self._moved_at = time.monotonic()
-        self._steps = self._row_steps = self._ended = self._completion_tokens = 0
+        self._steps = self._row_steps = self._ended = self._completion_tokens = self._evicted = 0
         self._thread = threading.Thread(target=self._run, name=f"engine-{self.name}", daemon=True)
 
     # What an engine fills in
@@ -150,6 +153,7 @@ class ThreadedEngine(ABC):
                 completion_tokens=self._completion_tokens,
                 running=len(self._inside) - len(self._waiting),
                 waiting=len(self._waiting),
+                evicted=self._evicted,
             )
 
     def drain(self, deadline_s: float) -> tuple[str, ...]:
@@ -245,7 +249,26 @@ class ThreadedEngine(ABC):
         self.on_touched(ticket.id)
         with self._changed:
             self._waiting.pop(ticket.id, None)
+            ticket.protected = any(
+                other.is_interactive and ticket.urgency < other.urgency for other in self._waiting.values()
+            )
             ticket.stage = "decoding"
+
+    def _is_asked_to_yield(self) -> bool:
+        """Whether an interactive request waits for which no row was evicted. Cheap: asked before every step."""
+        with self._changed:
+            return any(ticket.is_interactive and not ticket.granted for ticket in self._waiting.values())
+
+    def _evict(
+        self, ready: Sequence[Wanting], running: Sequence[Running], places: Places, *, free: int
+    ) -> list[Ticket]:
+        """Mark the rows that give up their slots to interactive requests; the engine ends them before it admits."""
+        evicted = choose_evicted(ready, running, places, free=free, slots=self.slots)
+        for ticket in evicted:
+            ticket.evicted = True
+        with self._changed:
+            self._evicted += len(evicted)
+        return evicted
 
     def _moved(self, rows: int = 0) -> None:
         """A sign of life; with `rows`, a step that so many shared."""

@@ -71,6 +71,8 @@ class Request:
     job_class: str = "normal"
     deadline: float | None = None
     stop_repetition: bool = False
+    #: Of class batch: whether its slot may be given to an interactive request while it runs. It then ends "cancelled".
+    evictable: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ class Capacity:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Since the engine opened: steps, rows summed over steps, requests ended, tokens made; and what is in it now."""
+    """Since the engine opened: steps, rows summed over steps, requests ended, tokens made; and what is in it now.
+
+    `evicted` are those of the ended ones whose slot was given to an interactive request.
+    """
 
     engine: str
     model: str
@@ -132,6 +137,7 @@ class EngineStats:
     completion_tokens: int
     running: int
     waiting: int
+    evicted: int = 0
 
     @property
     def rows_per_step(self) -> float:
@@ -169,6 +175,9 @@ class Engine(Protocol):
 
         `on_done(done)` is called exactly once, `on_token(id, text)` for each piece of text; both on the engine's
         thread, and must not block. An exception in a callback is logged and harms nobody else.
+
+        Between two steps an engine may end a running request of class batch with `finish="cancelled"`, though nobody
+        asked for it, where an interactive one finds no slot: send it again. `evictable` False keeps it from that.
         """
 
     def cancel(self, request_id: str) -> bool:

@@ -1,5 +1,8 @@
 """The engine that wraps transformers' `generate`: rows that came together run together until all have ended.
 
+No row yields its slot to an interactive request: the slots of a micro-batch are free when all its rows have ended, so
+that ending one of them early would help nobody. Interactive requests go into the next one.
+
 It serves every model that `generate` serves. Pictures and prompts are prepared in threads of their own while the
 step loop runs.
 """

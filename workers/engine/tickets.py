@@ -27,6 +27,12 @@ class Ticket:
         self.urgency = (rank + self.submitted_at / AGEING_S, self.submitted_at)
         #: Set by `cancel` from any thread, read by the engine's thread between steps.
         self.cancelled = False
+        #: Set by the engine's thread: its slot goes to an interactive request.
+        self.evicted = False
+        #: Its age brought it before an interactive request: it may not be evicted for one.
+        self.protected = False
+        #: A row was evicted for it: nobody is more urgent, and no second one is evicted.
+        self.granted = False
         #: Characters that were handed out, and how many of the next ones were handed out before.
         self.sent = 0
         self._muted = 0
@@ -43,6 +49,19 @@ class Ticket:
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def is_interactive(self) -> bool:
+        return self.request.job_class == "interactive"
+
+    @property
+    def is_evictable(self) -> bool:
+        """Whether its slot may be given to an interactive request while it runs."""
+        return self.request.job_class == "batch" and self.request.evictable and not self.protected
+
+    def grant(self) -> None:
+        """A slot is freed for it, which nobody else may take."""
+        self.granted, self.urgency = True, (float("-inf"), self.submitted_at)
 
     @property
     def listens(self) -> bool:
@@ -62,7 +81,7 @@ class Ticket:
 
     def find_interruption(self, now: float) -> Finish | None:
         """Why this request must not go on, if so. `now` is on `time.monotonic()`."""
-        if self.cancelled:
+        if self.cancelled or self.evicted:
             return "cancelled"
         deadline = self.request.deadline
         return "expired" if deadline is not None and now >= deadline else None
