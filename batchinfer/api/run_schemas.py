@@ -102,10 +102,14 @@ class RunList(BaseModel):
 class RunPreview(BaseModel):
     """What a run would do, if it were declared now."""
 
-    model_config = ConfigDict(extra="allow")
-
     object: Literal["run.preview"] = "run.preview"
-    recipe: str
+    documents: int
+    bytes: int
+    unchanged: int = Field(description="Read before by the same recipe: left out.")
+    refused: int = Field(description="Larger than `max_bytes`, or none that is read.")
+    redone: int = Field(description="Read before, and again now: something that shapes the answers has changed.")
+    complete: bool = Field(description="false: the source has more than was looked at.")
+    reason: str = Field(description="The same for people.")
 
 
 class RunDocumentPages(BaseModel):
