@@ -44,7 +44,7 @@ BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
     webhooks.routes, keys.routes, tenants.routes, audit.routes, runs.routes, schedules.routes, templates.routes,
-    webhooks.routes, keys.routes, tenants.routes, audit.routes, reviews.routes,
+    reviews.routes,
 )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_the_example_of_the_docs_runs_and_a_second_time_reads_nothing(
     )
     file = tmp_path / "nightly.yaml"
     file.write_text(declared)
-    name = yaml.safe_load(declared)["schedules"][0]["name"]
+    name = yaml.safe_load(declared)["name"]
     run_cli(night_up, "schedules", "apply", str(file))
     with night_up.client() as client:
         schedule = next(one for one in client.get("/v1/schedules").json()["data"] if one["name"] == name)
