@@ -29,8 +29,8 @@ def list_devices(nodes: Path = Path("/dev")) -> list[str]:
     return [f"cuda:{index}" for index in range(count)] or ["cpu"]
 
 
-#: Rendering a page costs a core about a tenth of a second (`make bench-documents` prints it): so many cores bring a device
-#: some forty pages a second, more than a model of a billion parameters reads.
+#: Rendering a page costs a core about a tenth of a second (`make bench-documents` prints it): so many cores bring a
+#: device some forty pages a second, more than a model of a billion parameters reads.
 CORES_PER_DEVICE = 4
 #: Pieces that a CPU worker does at once, unless told otherwise.
 PROCESSES = 2
