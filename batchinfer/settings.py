@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     )
     sandbox_memory_mib: int = Field(1536, ge=256, description="Address space of a process that parses users' files.")
     sandbox_timeout_s: float = Field(30.0, ge=1, description="Time that one picture or page may take to be parsed.")
+    office_command: str = Field(
+        "soffice", description="LibreOffice, for DOCX, PPTX, XLSX and ODT; where it is not found they are refused."
+    )
+    office_timeout_s: float = Field(120.0, ge=1, description="Time that it may take to turn one document into pages.")
+    office_memory_mib: int = Field(4096, ge=512, description="Address space of its process.")
     fetch_hosts: Hosts = Field(
         "", description="Hosts that pictures' addresses may lead to: example.org, *.example.org, or *; unset: none."
     )

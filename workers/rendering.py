@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure
 from batchinfer.services.work import PagePicture, Work
+from workers.office import opened_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,13 +52,14 @@ def render_document(
         return None
     if not source.is_file():
         raise Failure("The document is no longer in the store. Submit it again with the file.", code="blob_missing")
-    total = int(sandbox.run("open_document", source=str(source), max_pages=plan.most_pages)["pages"])
-    left = [numbers for numbers in plan.cut(total) if numbers[0] > piece.rendered]
-    of_run = piece.document is not None and piece.document.run is not None
-    desk = _Desk(piece, source, plan, blobs, sandbox, settings.max_image_pixels, scratch, alone=of_run)
-    for group in _group(desk.draw, left, wanted):
-        if not wanted() or not save(group, total):
-            return None
+    with opened_pages(source, scratch / f"{piece.claim.id}-pages", settings) as pages:
+        total = int(sandbox.run("open_document", source=str(pages), max_pages=plan.most_pages)["pages"])
+        left = [numbers for numbers in plan.cut(total) if numbers[0] > piece.rendered]
+        of_run = piece.document is not None and piece.document.run is not None
+        desk = _Desk(piece, pages, plan, blobs, sandbox, settings.max_image_pixels, scratch, alone=of_run)
+        for group in _group(desk.draw, left, wanted):
+            if not wanted() or not save(group, total):
+                return None
     return total if wanted() else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from batchinfer.services import climbing, closing, exporting, ingesting, listing
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
+from workers.office import opened_pages
 from workers.preparing import normalise_images, read_own_text
 from workers.rendering import render_document
 
@@ -199,35 +201,37 @@ class Workshop:
         if quality is not None and quality.falls_back:
             self._fall_back(piece, quality)
             return
-        images = normalise_images(
-            self._bring_documents(piece),
-            blobs=self._ctx.blobs,
-            sandbox=self._sandbox,
-            fetcher=self._fetcher,
-            settings=self._ctx.settings,
-            scratch=self._scratch,
-            wanted=partial(self._wanted, claim),
-        )
+        with ExitStack() as ending:
+            images = normalise_images(
+                self._bring_documents(piece, ending),
+                blobs=self._ctx.blobs,
+                sandbox=self._sandbox,
+                fetcher=self._fetcher,
+                settings=self._ctx.settings,
+                scratch=self._scratch,
+                wanted=partial(self._wanted, claim),
+            )
         if images is not None:
             self._insist(lambda: work.mark_prepared(self._ctx, claim.lease_id, claim, images))
             self._lease.held.pop(claim)
 
-    def _bring_documents(self, piece: Work) -> Work:
-        """The same with the files of those documents of which pages are to be made anew."""
+    def _bring_documents(self, piece: Work, ending: ExitStack) -> Work:
+        """The same with the files of those documents of which pages are to be made anew, until `ending` ends."""
         found = {}
         for name in find_documents(piece.prompt):
             target = self._scratch / f"{piece.claim.id}-{name}"
-            try:
-                found[name] = ingesting.bring_again(self._ctx, piece.claim.tenant_id, UUID(hex=name), target)
-            finally:
-                target.unlink(missing_ok=True)
+            ending.callback(target.unlink, missing_ok=True)
+            original = ingesting.bring_again(self._ctx, piece.claim.tenant_id, UUID(hex=name), target)
+            pages = opened_pages(original, target.with_name(f"{target.name}-pages"), self._ctx.settings)
+            found[name] = ending.enter_context(pages)
         return replace(piece, documents=found) if found else piece
 
     def _fall_back(self, piece: Work, quality: Quality) -> None:
         """The page's own text stands for the answer that no try brought; where it says nothing, the last try counts."""
         claim = piece.claim
         try:
-            text = read_own_text(self._bring_documents(piece), self._sandbox)
+            with ExitStack() as ending:
+                text = read_own_text(self._bring_documents(piece, ending), self._sandbox)
         except (BadDocument, Failure) as error:  # its source has changed or gone: then it says nothing
             _log.warning("a document cannot be read again", job_id=str(claim.subject_id), code=error.code)
             text = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchinfer.domain.messages import Stored, make_no_file
 from batchinfer.domain.userfiles import USER_DATA, VISION
 from batchinfer.errors import BadImage, BadRequest, Unsupported
+from batchinfer.media.office import SUFFIXES, TAIL_BYTES, find_office, tell_office, tell_office_file
 from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, name_other, sniff
 from batchinfer.store import files, userfiles
 from batchinfer.store.files import Blob
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from batchinfer.domain.prompts import Upload
     from batchinfer.domain.userfiles import UserFile
+    from batchinfer.media.office import Office
     from batchinfer.services.context import Context
+    from batchinfer.settings import Settings
     from batchinfer.store.session import Transaction
 
 _SERVED = "Send a JPEG, PNG or WebP picture, or a PDF or TIFF document"
@@ -44,11 +47,43 @@ def find_document_type(uploads: Sequence[Upload]) -> str | None:
     return types[document]
 
 
+def find_office_type(ctx: Context, tenant_id: UUID, uploads: Sequence[Upload]) -> str | None:
+    """The media type of the request's only file where that is an office document; None where it is none.
+
+    Raises Unsupported (415) where no LibreOffice is installed.
+    """
+    upload = uploads[0] if len(uploads) == 1 else None
+    if upload is None or upload.url is not None:
+        return None
+    stored = upload.stored
+    found = (
+        tell_office(upload.data[:HEAD_BYTES], upload.data[-TAIL_BYTES:])
+        if stored is None
+        else tell_office_file(ctx.blobs.path(tenant_id, stored.sha256))
+    )
+    if found is not None and find_installed_office(ctx.settings) is None:
+        raise Unsupported(
+            f"The file in {upload.param} is an office document, and none is read here: LibreOffice is not installed. "
+            "Let the operator install it (the setting office_command), or send a PDF.",
+            param=upload.param,
+        )
+    return found
+
+
+def find_installed_office(settings: Settings) -> Office | None:
+    """LibreOffice as the settings name it, or None."""
+    return find_office(
+        settings.office_command, timeout_s=settings.office_timeout_s, memory_mib=settings.office_memory_mib
+    )
+
+
 def find_type(upload: Upload) -> str | None:
     """The media type of a file, by its first bytes; None where they are still to be fetched. Raises as above."""
     if upload.url is not None:
         return None
-    return upload.stored.media_type if upload.stored else tell(upload.data[:HEAD_BYTES], upload.param)
+    if upload.stored is not None and upload.stored.media_type not in SUFFIXES:
+        return upload.stored.media_type
+    return tell(b"PK\x03\x04" if upload.stored else upload.data[:HEAD_BYTES], upload.param)
 
 
 def tell(head: bytes, param: str) -> str:
@@ -100,7 +135,9 @@ def _look_up(ctx: Context, upload: Upload, file: UserFile | None) -> Upload:
             param=upload.param,
         )
     with ctx.blobs.open(file.tenant_id, file.blob) as source:
-        media_type = tell(source.read(HEAD_BYTES), upload.param)
+        head = source.read(HEAD_BYTES)
+    office = tell_office_file(ctx.blobs.path(file.tenant_id, file.blob))
+    media_type = office or tell(head, upload.param)
     stored = Stored(file.blob, file.size_bytes, media_type)
     return replace(upload, filename=upload.filename or file.filename, stored=stored)
 

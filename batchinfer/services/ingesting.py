@@ -13,9 +13,10 @@ from batchinfer.domain import ids
 from batchinfer.domain.sources import Incremental
 from batchinfer.errors import BadDocument, Failure, FetchFailed, Unavailable
 from batchinfer.media import sources
+from batchinfer.media.office import tell_office_file
 from batchinfer.media.sniff import DOCUMENTS, HEAD_BYTES, PICTURES, name_other, sniff
 from batchinfer.services import pumping
-from batchinfer.services.files import record_made
+from batchinfer.services.files import find_installed_office, record_made
 from batchinfer.services.plans import find_most_bytes
 from batchinfer.services.sweeping import ERASE_WAIT_S
 from batchinfer.store import batches, documents, endings, ledger, userfiles
@@ -110,7 +111,7 @@ def bring_original(ctx: Context, document: Rendering, target: Path) -> Original:
     """The file, in the blob store: it is there already, or is read from its source."""
     if document.blob is not None and ctx.blobs.keep(document.tenant_id, document.blob):
         place = ctx.blobs.path(document.tenant_id, document.blob)
-        return Original(document.blob, document.media_type or _tell(place))
+        return Original(document.blob, document.media_type or _tell(ctx, place))
     uri = document.uri
     if uri is None:
         raise Failure("The document is no longer in the store. Submit it again with the file.", code="blob_missing")
@@ -122,7 +123,7 @@ def bring_original(ctx: Context, document: Rendering, target: Path) -> Original:
     _copy(ctx, document, uri, target)
     if document.blob is None:
         _check_stamp(ctx, document, uri)
-    media_type = _tell(target)
+    media_type = _tell(ctx, target)
     sha256 = ctx.blobs.put_file(document.tenant_id, target)
     if document.blob not in (None, sha256):
         raise _changed()
@@ -135,7 +136,7 @@ def _find_upload(ctx: Context, document: Rendering, file_id: UUID) -> Original:
         file = userfiles.find_source(tx, document.tenant_id, file_id)
     if file is None or not ctx.blobs.keep(document.tenant_id, file.blob):
         raise Failure("The uploaded file is gone. Upload it again and name it in a new run.", code="source_not_found")
-    return Original(file.blob, _tell(ctx.blobs.path(document.tenant_id, file.blob)))
+    return Original(file.blob, _tell(ctx, ctx.blobs.path(document.tenant_id, file.blob)))
 
 
 def _check_stamp(ctx: Context, document: Rendering, uri: str) -> None:
@@ -193,18 +194,22 @@ def _reading() -> Iterator[None]:
         raise FetchFailed("The source did not give the file. It is tried again.", code="source_unreachable") from None
 
 
-def _tell(path: Path) -> str:
+def _tell(ctx: Context, path: Path) -> str:
     """The media type by the first bytes. Raises BadDocument for what is not served."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
         raise BadDocument("The file is empty (0 bytes).", code="document_parse_error")
     found = sniff(head)
-    if found is None or found not in DOCUMENTS | PICTURES:
-        other = name_other(head)
-        seems = f" It seems to be {other}." if other else ""
-        raise BadDocument(
-            f"The file is of a kind that is not served.{seems} PDF, TIFF, JPEG, PNG and WebP are.",
-            code="unsupported_document_type",
-        )
-    return found
+    if found in DOCUMENTS | PICTURES:
+        return found
+    office = tell_office_file(path)
+    if office is not None and find_installed_office(ctx.settings) is not None:
+        return office
+    other = name_other(head)
+    seems = f" It seems to be {other}." if other else ""
+    hint = " Office documents are, where LibreOffice is installed (the setting office_command)." if office else ""
+    raise BadDocument(
+        f"The file is of a kind that is not served.{seems} PDF, TIFF, JPEG, PNG and WebP are.{hint}",
+        code="unsupported_document_type",
+    )

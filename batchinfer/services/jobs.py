@@ -14,7 +14,14 @@ from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import documents, models
 from batchinfer.services.audit import note
 from batchinfer.services.context import Page
-from batchinfer.services.files import find_document_type, find_type, list_there, pin_files, store_uploads
+from batchinfer.services.files import (
+    find_document_type,
+    find_office_type,
+    find_type,
+    list_there,
+    pin_files,
+    store_uploads,
+)
 from batchinfer.services.quotas import admit
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.services.requests import build_prompt, find_expiry
@@ -57,7 +64,7 @@ def submit(
     if found is not None:
         return _replay(ctx, caller, found.resource, found.resource_id), True
     request = replace(request, uploads=pin_files(ctx, caller.tenant_id, request.uploads))
-    media_type = _find_document(request)
+    media_type = _find_document(ctx, caller, request)
     try:
         if media_type is not None:
             return documents.submit_document(ctx, caller, request, media_type, idempotency), False
@@ -66,10 +73,11 @@ def submit(
         return _replay(ctx, caller, replay.found.resource, replay.found.resource_id), True
 
 
-def _find_document(request: JobRequest) -> str | None:
+def _find_document(ctx: Context, caller: Caller, request: JobRequest) -> str | None:
     """The media type of the file that becomes a document; None where all files are part of one prompt."""
     if not request.pages_inline:
-        return find_document_type(request.uploads)
+        office = find_office_type(ctx, caller.tenant_id, request.uploads)
+        return office or find_document_type(request.uploads)
     for upload in request.uploads:
         find_type(upload)  # refuses what is neither a picture nor a document
     return None

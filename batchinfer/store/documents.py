@@ -107,7 +107,8 @@ def insert_document(tx: Transaction, document: NewDocument) -> None:
 
 
 _COLUMNS = """
-    d.id, d.tenant_id, d.model, d.filename, d.media_type, d.created_at, d.pages, d.error, d.rendered_at,
+    d.id, d.tenant_id, d.model, d.filename, d.media_type, d.created_at, d.pages, d.error,
+    CASE d.stage WHEN 'skipped' THEN coalesce(d.rendered_at, d.created_at) ELSE d.rendered_at END AS rendered_at,
     d.started_at IS NOT NULL OR coalesce(q.state = 'running', false) AS started
 """
 _SOURCE = "documents d LEFT JOIN queue q ON q.id = d.id"

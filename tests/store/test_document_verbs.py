@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +14,7 @@ from batchinfer.domain.documents import DocumentState
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import JobClass, JobState
 from batchinfer.domain.prompts import JobRequest, Upload
-from batchinfer.errors import Conflict, NotFound
+from batchinfer.errors import Conflict, NotFound, Unsupported
 from batchinfer.services import documents, fleet, jobs, upkeep, work
 from batchinfer.services.work import PagePicture
 from batchinfer.store.claims import PREPARE, RENDER
@@ -247,3 +250,29 @@ def test_lists_go_both_ways(bench):
     assert shown(after=ids[1]) == (ids[2:], False)
     assert shown(before=ids[3]) == (ids[1:3], True)
     assert shown(before=ids[1]) == (ids[:1], False)
+
+
+def test_an_office_document_is_refused_with_a_hint_where_libreoffice_is_not(bench, tmp_path):
+    data = make_docx()
+    ctx = replace(bench.ctx, settings=bench.ctx.settings.model_copy(update={"office_command": "no-such-program"}))
+    with pytest.raises(Unsupported) as caught:
+        send(replace_context(bench, ctx), uploads=(Upload(data=data, filename="a.docx", param="file"),))
+    assert "LibreOffice is not installed" in caught.value.message
+    program = tmp_path / "soffice"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    ctx = replace(bench.ctx, settings=bench.ctx.settings.model_copy(update={"office_command": str(program)}))
+    document = send(replace_context(bench, ctx), uploads=(Upload(data=data, filename="a.docx", param="file"),))
+    assert document.media_type == "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
+def replace_context(bench, ctx):
+    return type(bench)(ctx, bench.caller)
+
+
+def make_docx():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+        archive.writestr("word/document.xml", "")
+    return buffer.getvalue()

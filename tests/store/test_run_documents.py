@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+import zipfile
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -545,3 +546,24 @@ def test_a_template_that_fails_on_one_page_fails_that_page(run):
 def test_outcomes(counts, missing, error, outcome):
     states = {JobState(name): number for name, number in counts.items()}
     assert find_outcome(states, missing=missing, error=error, max_failed_share=0.1) is outcome
+
+
+def test_an_office_document_of_a_run_becomes_pages(run, bench, tmp_path):
+    (tmp_path / "made.pdf").write_bytes(make_pdf("one", "two"))
+    program = tmp_path / "soffice"
+    program.write_text(f"#!/bin/sh\ncp {tmp_path}/made.pdf document.pdf\n")
+    program.chmod(0o755)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("ppt/presentation.xml", "")
+    run.declare().list(run.put("a.pptx", buffer.getvalue()), run.put("b.pptx", buffer.getvalue()))
+    plain = bench.ctx
+    bench.ctx = replace(plain, settings=plain.settings.model_copy(update={"office_command": str(program)}))
+    lease, claims = run.claim(RENDER)
+    first, second = work.load_claims(bench.ctx, claims)
+    assert run.render_one(lease, first)
+    assert [(job.page, job.custom_id) for job in run.jobs()] == [(1, "a.pptx#1"), (2, "a.pptx#2")]
+    bench.ctx = replace(plain, settings=plain.settings.model_copy(update={"office_command": "no-such-program"}))
+    assert not run.render_one(lease, second)
+    assert run.row(1).error["code"] == "unsupported_document_type"
+    assert "LibreOffice" in run.row(1).error["message"]

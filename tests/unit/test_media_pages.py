@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from batchinfer.errors import BadDocument, Failure
+from batchinfer.errors import BadDocument, BadImage, Failure
 from batchinfer.media.sandbox import SandboxPool
 
 if TYPE_CHECKING:
@@ -236,3 +236,95 @@ def test_a_stream_that_swells_costs_at_most_its_process(tmp_path: Path) -> None:
         assert render(pool, good).size == (20, 20)
     finally:
         pool.close()
+
+
+def pdf_with_text(*words: bytes) -> bytes:
+    """One page that carries a text in a standard font."""
+    content = b"BT /F1 12 Tf 50 700 Td %b ET" % b" ".join(b"(%b) Tj" % word for word in words)
+    stream = b"<< /Length %d >>\nstream\n%b\nendstream" % (len(content), content)
+    page = (
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 3 0 R "
+        b"/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>"
+    )
+    return make_pdf([CATALOG, b"<< /Type /Pages /Kids [4 0 R] /Count 1 >>", stream, page])
+
+
+def read_text(pool: SandboxPool, source: str, page: int = 1) -> str:
+    return str(pool.run("read_text", source=source, page=page)["text"])
+
+
+def test_the_text_that_a_page_carries_is_read(pool: SandboxPool, tmp_path: Path) -> None:
+    assert read_text(pool, write(tmp_path, pdf_with_text(b"Invoice 17, total 12.00"))) == "Invoice 17, total 12.00"
+
+
+def test_a_page_without_text_of_its_own_says_nothing(pool: SandboxPool, tmp_path: Path) -> None:
+    assert read_text(pool, write(tmp_path, pdf_of_pages([(200, 100)]))) == ""
+    assert read_text(pool, write(tmp_path, make_tiff([Image.new("L", (20, 10))]))) == ""
+    assert read_text(pool, write(tmp_path, picture_of("PNG"))) == ""
+
+
+def test_a_text_without_end_is_cut(pool: SandboxPool, tmp_path: Path) -> None:
+    text = read_text(pool, write(tmp_path, pdf_with_text(*[b"\\344" * 30_000] * 10)))
+    assert len(text) == 200_000
+
+
+def test_the_text_of_a_page_that_is_not_there(pool: SandboxPool, tmp_path: Path) -> None:
+    with pytest.raises(BadDocument) as caught:
+        read_text(pool, write(tmp_path, pdf_with_text(b"one page")), page=2)
+    assert caught.value.code == "document_parse_error"
+
+
+def picture_of(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
+    """Red in its upper left corner."""
+    image = Image.new("RGB", size, "white")
+    image.paste("red", (0, 0, 10, 10))
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_is_a_document_of_one_page(pool: SandboxPool, tmp_path: Path, kind: str) -> None:
+    source = write(tmp_path, picture_of(kind))
+    assert count_pages(pool, source) == 1
+    assert render(pool, source).size == (60, 40)
+    assert refusal(pool, source, 2).code == "document_parse_error"
+
+
+def test_an_animation_is_no_document(pool: SandboxPool, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    with pytest.raises(BadImage) as caught:
+        render(pool, write(tmp_path, file.getvalue()))
+    assert caught.value.code == "too_many_frames"
+
+
+@pytest.mark.parametrize(("turn", "corner"), [(0, (2, 2)), (90, (37, 2)), (180, (57, 37)), (270, (2, 57))])
+def test_a_page_is_turned_clockwise(pool: SandboxPool, tmp_path: Path, turn: int, corner: tuple[int, int]) -> None:
+    image = render(pool, write(tmp_path, picture_of("PNG")), rotate=turn)
+    assert image.size == ((60, 40) if turn % 180 == 0 else (40, 60))
+    assert image.getpixel(corner) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("lossless", "kind"), [(None, "PNG"), (True, "PNG"), (False, "JPEG")])
+def test_a_page_is_stored_as_asked(pool: SandboxPool, tmp_path: Path, lossless: bool | None, kind: str) -> None:
+    source, target = write(tmp_path, picture_of("PNG")), tmp_path / "target"
+    pool.run("render_page", source=source, target=str(target), page=1, lossless=lossless, **LIMITS)
+    with Image.open(target) as image:
+        assert image.format == kind
+
+
+def test_a_small_copy_is_made_with_the_page(pool: SandboxPool, tmp_path: Path) -> None:
+    source, target, small = write(tmp_path, pdf_of_pages([(595, 842)])), tmp_path / "target", tmp_path / "small"
+    answer = pool.run(
+        "render_page", source=source, target=str(target), page=1, thumbnail=str(small), thumbnail_side=128,
+        find_blank=True, **LIMITS,
+    )  # fmt: skip
+    with Image.open(small) as image:
+        assert (image.format, max(image.size), image.size) == (
+            "JPEG",
+            128,
+            tuple(answer["thumbnail"][n] for n in ("width", "height")),
+        )
+    assert answer["blank"] is True
