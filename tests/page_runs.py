@@ -32,6 +32,10 @@ _DOCUMENT = text("""
 NORMAL = {"sha256": "1" * 64, "media_type": "image/png", "width": 8, "height": 8}
 
 
+def _list_pages(page: int) -> list[dict[str, Any]]:
+    return [{"page": page, "sha256": NORMAL["sha256"], "media_type": "image/png", "normal": NORMAL}]
+
+
 @dataclass(frozen=True)
 class PageRun:
     """A run that was listed, with one document."""
@@ -56,8 +60,7 @@ class PageRun:
             new = [
                 jobs.NewJob(
                     new_id(), self.caller.tenant_id, pipeline.model, JobClass.BATCH,
-                    whole | {"images": [{"page": line, "sha256": NORMAL["sha256"], "media_type": "image/png",
-                                         "normal": NORMAL}] if pictures else []},
+                    {"images": _list_pages(line) if pictures else [], **whole},
                     document_id=self.document_id, page=line, batch_id=self.id, line=line,
                 )
                 for line in range(last + 1, last + number + 1)
