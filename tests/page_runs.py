@@ -14,6 +14,7 @@ from batchinfer.domain.pipelines import parse_pipeline
 from batchinfer.domain.quality import make_quality
 from batchinfer.services import runs
 from batchinfer.store import jobs, queue
+from batchinfer.store import runs as store
 from batchinfer.store.claims import INFER
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ _DOCUMENT = text("""
         'queued', 0, 1)
 """)
 NORMAL = {"sha256": "1" * 64, "media_type": "image/png", "width": 8, "height": 8}
+
+
+def _list_pages(page: int) -> list[dict[str, Any]]:
+    return [{"page": page, "sha256": NORMAL["sha256"], "media_type": "image/png", "normal": NORMAL}]
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ class PageRun:
             new = [
                 jobs.NewJob(
                     new_id(), self.caller.tenant_id, pipeline.model, JobClass.BATCH,
-                    whole | {"images": [{"page": line, "sha256": NORMAL["sha256"], "media_type": "image/png",
-                                         "normal": NORMAL}] if pictures else []},
+                    {"images": _list_pages(line) if pictures else [], **whole},
                     document_id=self.document_id, page=line, batch_id=self.id, line=line,
                 )
                 for line in range(last + 1, last + number + 1)
@@ -74,9 +78,11 @@ def make_page_run(ctx: Context, caller: Caller, folder: Path, *, blob: str = "0"
     """Declare a run with this pipeline, whose listing is over."""
     whole = {"prompt": "read it", **pipeline}
     body = {"source": {"uri": f"file://{folder}/*.pdf"}, "pipeline": whole}
-    run, _ = runs.declare_run(ctx, caller, body)
+    spec, run = runs.check_spec(ctx, caller, body), store.NewRun(new_id(), caller.tenant_id, body)
     document_id = new_id()
     with ctx.db.transaction() as tx:
+        store.insert_run(tx, run)
+        runs.begin(tx, store.load_runs(tx, [run.id])[run.id], spec)
         tx.execute(text("DELETE FROM queue WHERE id = :id"), {"id": run.id})
         values = {"id": document_id, "tenant_id": caller.tenant_id, "model": whole["model"], "run_id": run.id}
         tx.execute(_DOCUMENT, values | {"blob": blob})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: A word; a digit, or a sign of a script without spaces; a run of one and the same mark; the end of a line.
-_PIECE = re.compile(r"[A-Za-z]{1,16}|\w|([^\w\s])\1*|\n")
+_PIECE = re.compile(r"[A-Za-z]{1,16}|[^\W_]|([^\w\s]|_)\1*|\n")
 #: The longest unit, and the least and most that its repetitions have to cover, in pieces.
 MAX_PERIOD, MIN_SPAN, MAX_SPAN = 256, 256, 2048
 MIN_REPEATS, MAX_REPEATS = 8, 64

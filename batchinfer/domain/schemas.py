@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Rule = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
 
 #: References that one check follows.
-MAX_STEPS = 20_000
+MAX_STEPS = 10_000
 _MAX_SCHEMAS = 256
 #: What a schema may refer to beside itself.
 _NOTHING: Registry[Any] = Registry()

@@ -44,13 +44,13 @@ def find_key(model: str, prompt: dict[str, Any]) -> str | None:
     return make_key(model, prompt) if keeps(prompt) else None
 
 
-def take_answer(tx: Transaction, lease_id: UUID, claim: Claim, prompt: dict[str, Any]) -> bool:
+def take_answer(tx: Transaction, lease_id: UUID, claim: Claim, prompt: dict[str, Any], tally: Tally) -> bool:
     """End a job that is being prepared where the answer is kept. `prompt` has its pictures as a model would see them.
 
-    False where there is none, or the fence refused.
+    False where there is none, or the fence refused. The caller adds the tally.
     """
     key = make_key(claim.model, prompt) if looks_up(prompt) else None
     if key is None:
         return False
     source = reuse.find_answers(tx, claim.tenant_id, {key: claim.model}).get(key)
-    return source is not None and endings.reuse(tx, lease_id=lease_id, claim=claim, source=source)
+    return source is not None and endings.reuse(tx, lease_id=lease_id, claim=claim, source=source, tally=tally)

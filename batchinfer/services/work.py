@@ -325,18 +325,21 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
     """
     if not all(image.get("normal") for image in images):
         raise ValueError("every picture of a prepared job needs its normalised form")
+    tally = Tally()
     with ctx.db.transaction() as tx:
         fetched = [image for image in images if "url" in image]
         made = [(one["sha256"], one.get("media_type", "")) for one in (*fetched, *(i["normal"] for i in images))]
         record_made(ctx, tx, claim.tenant_id, made)
         prompt = {**jobs.load_prompts(tx, [claim.id]).get(claim.id, {}), "images": list(images)}
-        answered = reusing.take_answer(tx, lease_id, claim, prompt)
+        answered = reusing.take_answer(tx, lease_id, claim, prompt, tally)
         key = reusing.find_key(claim.model, prompt)
         ready = (
             None
             if answered
             else returns.mark_prepared(tx, lease_id=lease_id, claim=claim, images=images, reuse_key=key)
         )
+        tally.add(tx)
+    holding.hold_back(ctx, tally.stopped)
     if answered:
         ctx.bell.ring([claim.id])
     elif ready is not None:

@@ -256,13 +256,13 @@ def _flag(engine: str) -> dict[str, int]:
     return {"fallback": 1} if engine == TEXT_LAYER_ENGINE else {"blank": 1} if engine == BLANK_ENGINE else {}
 
 
-def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID) -> bool:
+def reuse(tx: Transaction, *, lease_id: UUID, claim: Claim, source: UUID, tally: Tally | None = None) -> bool:
     """End a job that is being prepared with a copy of the answer of the job `source`. False when the fence refused, or
     that answer has gone meanwhile."""
     values = {"lease_id": lease_id, "id": claim.id, "number": claim.attempt, "source": source}
     ended = _run(tx, _REUSE, JobState.SUCCEEDED, values | {"usage": as_jsonb(UNUSED)})
     tell_of_reused(tx, [row.id for row in ended])
-    with counting(tx) as counted:
+    with counting(tx, tally) as counted:
         for row in ended:
             counted.count(row.tenant_id, row.model, succeeded=1, reused=1)
             counted.count_usage(row.tenant_id, row.model, row.key_id, row.schedule_id, jobs=1)

@@ -6,10 +6,12 @@ import pytest
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import TRANSITIONS, JobState
+from batchinfer.domain.quality import NextTry
 from batchinfer.services import work
-from batchinfer.store import endings, jobs, queue
+from batchinfer.store import climbing, endings, jobs, queue
 from batchinfer.store.claims import INFER, PREPARE, Claim
 
+MODEL = "reader"
 #: The answer of an earlier job.
 KEPT = """
     INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision, engine)
@@ -54,17 +56,26 @@ def _crash(bench, lease):
     work.end_lease(bench.ctx, lease, "killed", clean=False)
 
 
+def _go_another_way(bench, verb, lease, held):
+    source = new_id()
+    bench.run(KEPT, id=source, tenant_id=DEFAULT_TENANT)
+    with bench.ctx.db.transaction() as tx:
+        if verb == "reuse":
+            endings.reuse(tx, lease_id=lease, claim=held, source=source)
+        elif verb == "climb":
+            climbing.climb(tx, lease_id=lease, steps=[(bench.ending(held), NextTry({}, MODEL, prepares=True))])
+        else:
+            endings.stand_in(tx, lease_id=lease, claim=held, text="its own")
+
+
 def _apply(bench, verb, job_id, lease, claim):
     """Do the verb as its caller does it."""
     ctx = bench.ctx
     held = claim or Claim(job_id, INFER, job_id, DEFAULT_TENANT, "", None, 1, 0, 0, 1, None, None, lease)
     if verb == "prepare":
         work.mark_prepared(ctx, lease, held, [])
-    elif verb == "reuse":
-        source = new_id()
-        bench.run(KEPT, id=source, tenant_id=DEFAULT_TENANT)
-        with ctx.db.transaction() as tx:
-            endings.reuse(tx, lease_id=lease, claim=held, source=source)
+    elif verb in ("reuse", "climb", "stand_in"):
+        _go_another_way(bench, verb, lease, held)
     elif verb == "claim":
         bench.claim(lease)
     elif verb == "complete":
