@@ -29,9 +29,9 @@ def make_name(path: str, uri: str) -> str:
     while len(kept) > 1 and len(name.encode()) > _MOST_BYTES:
         kept = kept[1:]
         name = "/".join(kept)
-    return (
-        name if name and name == path else mark_name(name or "document", hashlib.sha256(uri.encode()).hexdigest()[:8])
-    )
+    if name and name == path:
+        return name
+    return mark_name(name or "document", hashlib.sha256(uri.encode()).hexdigest()[:8])
 
 
 def mark_name(name: str, mark: str) -> str:

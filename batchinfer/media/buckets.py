@@ -125,6 +125,19 @@ class Bucket:
                 if path and not path.endswith("/") and globs.take(path):
                     yield self._make(path, found["Size"], _plain(found.get("ETag")), found.get("LastModified"))
             more = bool(page.get("IsTruncated")) and bool(page.get("Contents"))
+        if not last and self._key and not self._key.endswith("/"):
+            yield from self._find_single()
+
+    def _find_single(self) -> Iterator[Entry]:
+        """The address may be that of one object."""
+        try:
+            size_bytes, stamp = self.read_stamp()
+        except Failure as fault:
+            if fault.code == "source_not_found":
+                return
+            raise
+        uri, path = f"{self._scheme}://{self._bucket}/{self._key}", self._key.rpartition("/")[2]
+        yield Entry(uri, make_name(path, uri), size_bytes, stamp, None, "\uffff")
 
     def _walk(self, folder: str, start: list[str], globs: Globs) -> Iterator[Entry]:
         first, rest = (start[0], start[1:]) if start else ("", [])
