@@ -109,9 +109,9 @@ class Cluster:
         command += ["--bind", f"fd://{number}", "batchinfer.web:create_app()"]
         return self._want("web", "web", command, number, **more)
 
-    def start_beat(self, **more: Any) -> Member:
+    def start_beat(self, name: str = "beat", **more: Any) -> Member:
         """The ticks."""
-        return self._want("beat", "beat", ["-m", "celery", "-A", "workers.beat", "-q", "beat"], **more)
+        return self._want(name, "beat", ["-m", "celery", "-A", "workers.beat", "-q", "beat"], **more)
 
     def start_cpu(self, name: str, *, processes: int = 1, **changes: Any) -> Member:
         """A CPU worker."""

@@ -40,24 +40,24 @@ def declare(bench: Bench, name: str = "hourly", **timing: Any) -> Schedule:
     return schedules.create_schedule(bench.ctx, bench.caller, body)[0]
 
 
-def sleep_hours(bench: Bench, schedule: Schedule, hours: float) -> None:
-    """Nobody has ticked for so long: the last instant dealt with lies back, the next one is overdue."""
-    bench.run(
-        "UPDATE schedules SET last_instant = now() - make_interval(mins => :minutes), "
-        "next_at = date_trunc('hour', now() - make_interval(mins => :minutes)) + interval '1 hour' WHERE id = :id",
-        minutes=int(hours * 60),
-        id=schedule.id,
-    )
+#: Once an hour, at the minute of so many minutes ago: whenever a test runs, it knows how late the newest instant is.
+AT_MINUTE = """
+    UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}',
+            to_jsonb(to_char(now() - make_interval(mins => :ago), 'FMMI') || ' * * * *')),
+        last_instant = date_trunc('minute', now() - make_interval(mins => :ago, hours => :hours)),
+        next_at = date_trunc('minute', now() - make_interval(mins => :ago, hours => :hours)) + interval '1 hour'
+    WHERE id = :id
+"""
+
+
+def sleep_hours(bench: Bench, schedule: Schedule, hours: int) -> None:
+    """Nobody has ticked for so many instants, the newest of which is half an hour old."""
+    bench.run(AT_MINUTE, ago=30, hours=hours, id=schedule.id)
 
 
 def make_due(bench: Bench, schedule: Schedule) -> None:
-    """An instant has just come: the last full hour is pulled to now."""
-    bench.run(
-        "UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}', '\"* * * * *\"'), "
-        "last_instant = date_trunc('minute', now()) - interval '1 second', next_at = date_trunc('minute', now()) "
-        "WHERE id = :id",
-        id=schedule.id,
-    )
+    """An instant has just come."""
+    bench.run(AT_MINUTE, ago=0, hours=1, id=schedule.id)
 
 
 def list_runs(bench: Bench, schedule: Schedule) -> list[Run]:
@@ -128,12 +128,8 @@ def test_many_tickers_at_once_make_one_run_an_instant(bench: Bench, settings: An
 
 @pytest.mark.parametrize(("misfire", "began", "missed"), [("skip", 0, 6), ("run_once", 1, 5), ("run_all", 3, 3)])
 def test_six_hours_without_anyone_who_ticks(bench: Bench, misfire: str, began: int, missed: int) -> None:
-    """On the half hour, so that no instant is on time whenever this runs."""
     schedule = declare(bench, misfire=misfire, overlap="queue")
-    bench.run(
-        "UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}', to_jsonb(to_char(now() - interval '30 minutes', "
-        "'FMMI') || ' * * * *')), last_instant = now() - interval '6 hours', next_at = now() - interval '5 hours'"
-    )
+    sleep_hours(bench, schedule, 6)
     upkeep.tick(bench.ctx)
     found = list_runs(bench, schedule)
     assert len(found) == 6
@@ -149,10 +145,7 @@ def test_six_hours_without_anyone_who_ticks(bench: Bench, misfire: str, began: i
 
 def test_made_up_runs_wait_for_each_other_also_where_overlap_is_skipped(bench: Bench) -> None:
     schedule = declare(bench, misfire="run_all")
-    bench.run(
-        "UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}', to_jsonb(to_char(now() - interval '30 minutes', "
-        "'FMMI') || ' * * * *')), last_instant = now() - interval '3 hours', next_at = now() - interval '2 hours'"
-    )
+    sleep_hours(bench, schedule, 3)
     upkeep.tick(bench.ctx)
     assert states(bench, schedule) == ["running", "due", "due"]
 
@@ -181,13 +174,7 @@ def test_a_queue_of_runs_is_bounded(bench: Bench) -> None:
     schedule = declare(bench, overlap="queue")
     schedules.run_now(bench.ctx, bench.caller, schedule.id)
     for number in range(firing.MAX_WAITING + 2):
-        bench.run(
-            "UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}', '\"* * * * *\"'), "
-            "last_instant = date_trunc('minute', now()) - make_interval(mins => :back) - interval '1 second', "
-            "next_at = now() WHERE id = :id",
-            back=0,
-            id=schedule.id,
-        )
+        make_due(bench, schedule)
         bench.run("UPDATE runs SET instant = instant - interval '1 day' WHERE instant IS NOT NULL")
         firing.fire_schedules(bench.ctx)
         assert states(bench, schedule).count("due") == min(number + 1, firing.MAX_WAITING)
@@ -380,10 +367,7 @@ def test_webhooks_hear_what_became_of_runs(bench: Bench) -> None:
     wanted = EndpointRequest("mine", "https://example.com/hook", ("run.missed", "run.skipped", "run.failed"))
     webhooks.create_endpoint(bench.ctx, bench.caller, wanted)
     schedule = declare(bench, misfire="skip")
-    bench.run(
-        "UPDATE schedules SET spec = jsonb_set(spec, '{timing,cron}', to_jsonb(to_char(now() - interval '30 minutes', "
-        "'FMMI') || ' * * * *')), last_instant = now() - interval '59 minutes', next_at = now() - interval '30 minutes'"
-    )
+    sleep_hours(bench, schedule, 1)
     firing.fire_schedules(bench.ctx)
     (missed,) = list_runs(bench, schedule)
     (told,) = bench.rows("outbox")
