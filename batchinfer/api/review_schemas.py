@@ -102,14 +102,15 @@ def _body(properties: dict[str, Any], *, required: bool = False) -> dict[str, An
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
+_TEXT = [{"type": "string"}, {"type": "null"}]
 DRAW = _body({"size": {"type": "integer", "minimum": 0, "maximum": MAX_SAMPLE, "description": "200 if left out."}})
 JUDGE = _body(
     {
         "verdict": {"enum": ["right", "wrong", None], "description": "null takes an earlier one back."},
-        "note": {"type": ["string", "null"]},
+        "note": {"anyOf": _TEXT},
     }
 )
-KEEP = _body({"answer": {"type": ["string", "null"], "description": "The right one; the page's own if left out."}})
+KEEP = _body({"answer": {"anyOf": _TEXT, "description": "The right one; the page's own if left out."}})
 REPORT: dict[str, Any] = {
     "description": "The report, as JSON or as a page.",
     "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}},
