@@ -34,6 +34,8 @@ PREFIXES = {
     "delivery": "whd_",
     "upload": "upload_",
     "key": "key_",
+    "run": "run_",
+    "golden": "gold_",
 }
 
 
@@ -104,6 +106,8 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
                 "POST /v1/batches/validate", "POST /v1/batches/ID/retry",
                 "POST /v1/jobs/ID/retry",
+                "POST /v1/runs/ID/sample", "POST /v1/runs/ID/sample/ID", "POST /v1/runs/ID/sample/ID/golden",
+                "DELETE /v1/goldens/ID",
             },
         ),
         (
@@ -118,11 +122,13 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/batches/ID", "GET /v1/batches/ID/items", "GET /v1/batches/ID/errors",
                 "GET /v1/webhook_endpoints", "GET /v1/webhook_endpoints/ID",
                 "GET /v1/webhook_endpoints/ID/deliveries", "GET /v1/webhook_event_types",
+                "GET /v1/runs/ID/report", "GET /v1/runs/ID/sample", "GET /v1/runs/ID/sample/ID/picture",
+                "GET /v1/goldens", "GET /v1/goldens/export",
             },
         ),
         (
             "cancel",
-            {"DELETE /v1/jobs/ID"}
+            {"DELETE /v1/jobs/ID", "POST /v1/runs/ID/seal"}
             | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches")}
             | {f"POST /v1/batches/ID/{verb}" for verb in ("pause", "resume", "reclass")},
         ),

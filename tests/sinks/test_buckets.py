@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -12,12 +13,6 @@ from batchinfer.services import sealing
 boto3 = pytest.importorskip("boto3")
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
-
-
-def moto_server_reset():
-    from moto.core.model_instances import reset_model_data
-
-    reset_model_data()
 
 
 @pytest.fixture
@@ -34,7 +29,8 @@ def bucket(monkeypatch):
     s3fs.S3FileSystem.clear_instance_cache()
     client = boto3.client("s3")
     # What moto keeps is its process's: another server of this process may have left a bucket.
-    moto_server_reset()
+    with urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST"), timeout=30) as answer:
+        assert answer.status == 200
     client.create_bucket(Bucket="results")
     yield client
     client.close()

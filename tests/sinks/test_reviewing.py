@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
+from uuid import UUID
 
 import pytest
 from PIL import Image
@@ -13,7 +14,15 @@ from sqlalchemy import text
 
 from batchinfer.domain.ids import JOB, RUN, new_id, show_id
 from batchinfer.domain.jobs import JobClass
-from batchinfer.domain.review import Judgement, Verdict, find_interval, measure_accuracy, parse_judgement
+from batchinfer.domain.review import (
+    Judgement,
+    Verdict,
+    find_interval,
+    may_be_drawn,
+    measure_accuracy,
+    parse_judgement,
+    rank_page,
+)
 from batchinfer.errors import BadRequest, Conflict, NotFound
 from batchinfer.services import reports, reviewing, sampling, sweeping
 from batchinfer.store import jobs
@@ -61,7 +70,9 @@ def sampled(night, **more):
 
 def test_a_sample_is_the_pages_with_the_smallest_hashes(ended):
     def rank(job_id):
-        return hashlib.sha256((ended.run_id.hex + job_id.hex).encode()).hexdigest()
+        rank = hashlib.sha256((ended.run_id.hex + job_id.hex).encode()).hexdigest()
+        assert rank == rank_page(ended.run_id, job_id)
+        return rank
 
     fitting = [job for (_, page), job in ended.jobs.items() if page <= 3]
     pages, accuracy = sampled(ended)
@@ -107,6 +118,14 @@ def test_every_page_is_as_likely_as_every_other(make_night):
     place = {job.id: number // 200 for number, job in enumerate(new)}
     counts = Counter(place[job_id] for job_id in chosen)
     assert sum((counts[stratum] - 50) ** 2 / 50 for stratum in range(10)) < 49
+
+
+def test_pictures_of_what_will_be_drawn_are_kept_from_the_first_page_on():
+    run_id, size, pages = UUID(int=7), 50, [UUID(int=number) for number in range(20_000)]
+    kept = {page for n, page in enumerate(pages, 1) if may_be_drawn(run_id, page, size=size, ended=n)}
+    assert set(sorted(pages, key=lambda page: rank_page(run_id, page))[:size]) <= kept
+    assert len(kept) < 1500
+    assert not any(may_be_drawn(run_id, page, size=0, ended=1) for page in pages[:50])
 
 
 def test_verdicts_add_up_and_the_last_word_counts(ended):
