@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -127,6 +128,18 @@ def parse_golden(body: object, most_chars: int) -> str | None:
     check_plain(given)
     answer = given.get("answer")
     return None if answer is None else read_text(answer, "answer", max_chars=most_chars)
+
+
+def rank_page(run_id: UUID, job_id: UUID) -> str:
+    """The hash by which a page is drawn, as 64 hexadecimal digits: the smallest are the sample."""
+    return hashlib.sha256(f"{run_id.hex}{job_id.hex}".encode()).hexdigest()
+
+
+def may_be_drawn(run_id: UUID, job_id: UUID, *, size: int, ended: int) -> bool:
+    """Whether a page may come into the sample of a run of which `ended` pages have an answer so far: its picture is
+    worth keeping. The k-th smallest of n even hashes lies near k/n and sinks as n grows, so that all that will be drawn
+    is among what is kept (but for one run in thousands), and that is no more than some 2 k (1 + ln(n/k)) pages."""
+    return int(rank_page(run_id, job_id)[:16], 16) / 2**64 * max(ended, 1) < (2 * size + 20 if size else 0)
 
 
 def find_interval(right: int, judged: int) -> tuple[float, float] | None:

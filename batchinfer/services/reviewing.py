@@ -189,10 +189,14 @@ def list_goldens(ctx: Context, caller: Caller, *, after: UUID | None = None, lim
 def iterate_goldens(ctx: Context, caller: Caller) -> Iterator[tuple[Golden, bytes]]:
     """All golden prompts with their pictures, newest first; one whose picture is gone is left out."""
     caller.require("read")
+    return _iterate_goldens(ctx, caller.tenant_id)
+
+
+def _iterate_goldens(ctx: Context, tenant_id: UUID) -> Iterator[tuple[Golden, bytes]]:
     after: UUID | None = None
     while True:
         with ctx.db.transaction() as tx:
-            some = store.list_goldens(tx, caller.tenant_id, after=after, limit=_GOLDENS)
+            some = store.list_goldens(tx, tenant_id, after=after, limit=_GOLDENS)
         for golden in some:
             with suppress(BatchinferError):
                 yield golden, ctx.blobs.read(golden.tenant_id, golden.blob)

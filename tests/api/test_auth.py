@@ -37,6 +37,7 @@ PREFIXES = {
     "run": "run_",
     "schedule": "sched_",
     "template": "tmpl_",
+    "golden": "gold_",
 }
 
 
@@ -111,6 +112,8 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "PATCH /v1/schedules/ID", "DELETE /v1/schedules/ID", "POST /v1/schedules/ID/run",
                 "POST /v1/templates", "POST /v1/templates/apply", "DELETE /v1/templates/ID",
                 "POST /v1/templates/ID/versions", "POST /v1/templates/ID/try",
+                "POST /v1/runs/ID/sample", "POST /v1/runs/ID/sample/ID", "POST /v1/runs/ID/sample/ID/golden",
+                "DELETE /v1/goldens/ID",
             },
         ),
         (
@@ -128,11 +131,13 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/runs", "GET /v1/runs/ID", "GET /v1/runs/ID/documents", "GET /v1/schedules",
                 "GET /v1/schedules/ID", "GET /v1/schedules/ID/next", "GET /v1/schedules/ID/runs",
                 "GET /v1/templates", "GET /v1/templates/ID",
+                "GET /v1/runs/ID/report", "GET /v1/runs/ID/sample", "GET /v1/runs/ID/sample/ID/picture",
+                "GET /v1/goldens", "GET /v1/goldens/export",
             },
         ),
         (
             "cancel",
-            {"DELETE /v1/jobs/ID"}
+            {"DELETE /v1/jobs/ID", "POST /v1/runs/ID/seal"}
             | {f"POST /v1/{noun}/ID/cancel" for noun in ("jobs", "documents", "responses", "batches", "runs")}
             | {f"POST /v1/{noun}/ID/{verb}" for noun in ("runs", "schedules") for verb in ("pause", "resume")}
             | {f"POST /v1/batches/ID/{verb}" for verb in ("pause", "resume", "reclass")},

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
+from batchinfer.domain.ids import DEFAULT_TENANT, JOB, RUN, new_id, show_id
 from batchinfer.services import models
 from batchinfer.services.context import open_context
+from batchinfer.store.runs import NewRun, insert_run
 from batchinfer.web import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask.testing import FlaskClient
+
+    from batchinfer.services.context import Context
 
 JSON = "application/json"
 LINE = {
@@ -31,6 +35,9 @@ OTHERWISE = {
     "create_chat_completion": (504, "timeout"),
     "retry_batch": (400, "batch_not_retryable"),
     "test_webhook_endpoint": (504, "timeout"),
+    "draw_sample": (409, "run_not_ended"),
+    "judge_page": (404, "sample_page_not_found"),
+    "keep_golden": (404, "sample_page_not_found"),
 }
 
 
@@ -85,7 +92,19 @@ def test_every_body_has_an_example_that_fits_its_schema(client: FlaskClient) -> 
     assert seen >= 15
 
 
-def test_the_service_takes_every_example(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_run(context: Context) -> str:
+    """A run that is due."""
+    run = NewRun(
+        new_id(), DEFAULT_TENANT, {"source": {"uri": "/in"}, "pipeline": {"model": "docreader", "prompt": "x"}}
+    )
+    with context.db.transaction() as tx:
+        insert_run(tx, run)
+    return show_id(RUN, run.id)
+
+
+def test_the_service_takes_every_example(
+    client: FlaskClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("batchinfer.services.deliveries._SPARE_S", -9.8)  # nobody sends the test event here
     things = make_things(client)
 
@@ -95,6 +114,7 @@ def test_the_service_takes_every_example(client: FlaskClient, monkeypatch: pytes
 
     paths = {f"{{{prefix[:-1]}_id}}": made for prefix, made in things.items()} | {"{endpoint_id}": things["we_"]}
     paths |= {"{schedule_id}": things["sched_"], "{template_id}": things["tmpl_"]}
+    paths |= {"{run_id}": make_run(context), "{job_id}": show_id(JOB, new_id())}
     for method, path, operation, content in bodies(client.get("/openapi.json").json):
         for name, made in paths.items():
             path = path.replace(name, made)  # noqa: PLW2901

@@ -106,6 +106,9 @@ AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limit
 #: POSTs about a webhook endpoint: a change and `enable` are as once, the others are meant anew each time.
 AS_ONCE |= {"{endpoint_id}", "enable", "rotate_secret", "test", "redeliver"}
 
+#: What is made of a run: sealed again, a sample of at least so many pages, a verdict, a golden prompt.
+AS_ONCE |= {"seal", "sample", "{job_id}", "golden"}
+
 
 def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:
     """Walks the document: a POST either takes a key, in words and in deed, or is as once when it comes twice."""

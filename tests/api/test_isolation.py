@@ -6,12 +6,17 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.api.openapi import make_document
+from batchinfer.domain.ids import DEFAULT_TENANT, GOLDEN, JOB, RUN, new_id, parse_id, show_id
+from batchinfer.store.reviews import NewGolden, keep_golden
+from batchinfer.store.runs import NewRun, insert_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flask.testing import FlaskClient
     from flask_openapi.openapi import OpenAPI
+
+    from batchinfer.services.context import Context
 
 #: Models are the installation's, not a tenant's.
 SHARED = {"model"}
@@ -55,8 +60,24 @@ def make_run(client: FlaskClient, model: str) -> dict[str, str]:
     }
 
 
+def make_results(context: Context, job_id: str) -> dict[str, str]:
+    """The ids of a run, and of a golden prompt that was made of a page."""
+    run = NewRun(new_id(), DEFAULT_TENANT, {"source": {"uri": "/in"}, "pipeline": {"model": "m", "prompt": "x"}})
+    page = parse_id(JOB, job_id)
+    golden = NewGolden(new_id(), DEFAULT_TENANT, page, run.id, "m", {"images": []}, "0" * 64, "x", "somebody")
+    with context.db.transaction() as tx:
+        insert_run(tx, run)
+        keep_golden(tx, golden)
+    return {"run_id": show_id(RUN, run.id), "golden_id": show_id(GOLDEN, golden.id)}
+
+
 def test_ids_of_another_tenant_are_not_there(
-    app: OpenAPI, client: FlaskClient, stranger: FlaskClient, ask: Callable[..., dict[str, Any]], model: str
+    app: OpenAPI,
+    client: FlaskClient,
+    stranger: FlaskClient,
+    ask: Callable[..., dict[str, Any]],
+    model: str,
+    context: Context,
 ) -> None:
     job = client.post("/v1/jobs", json=ask()).json
     document = client.post(
@@ -67,6 +88,7 @@ def test_ids_of_another_tenant_are_not_there(
     ids |= make_delivery(client, ask)
     ids |= make_run(client, model)
     ids["key_id"] = client.post("/v1/keys", json={"name": "mine", "scopes": ["read"]}).json["id"]
+    ids |= make_results(context, job["id"])
     seen = 0
     for path, methods in make_document(app)["paths"].items():
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
