@@ -236,8 +236,9 @@ def test_what_its_age_brought_forward_stays(monkeypatch: pytest.MonkeyPatch, new
         engine.close()
 
 
-def test_a_night_ends_under_any_load(new_request: NewRequest) -> None:
+def test_a_night_ends_under_any_load(monkeypatch: pytest.MonkeyPatch, new_request: NewRequest) -> None:
     """Interactive requests without end; night work is sent again when it yielded, three times at most."""
+    monkeypatch.setattr("workers.engine.tickets.AGEING_S", 0.1)
     engine = FakeEngine(slots=4, steps_per_s=2000.0)
     ends: dict[str, list[str]] = {}
     over = threading.Event()

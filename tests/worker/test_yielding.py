@@ -103,3 +103,15 @@ def test_an_announcement_reaches_a_full_process(work, launcher) -> None:
     (now,) = work.wait(submit_now(work), timeout_s=WITHOUT_A_LOOK_S)
     assert now.state is JobState.SUCCEEDED
     assert [outcome for job_id in night for outcome in work.outcomes(job_id)] == ["released"]
+
+
+def test_a_flood_of_interactive_jobs_leaves_the_night_its_share(make_rig, work, until) -> None:
+    flood = [submit_now(work, f"[[steps:20]] {number}") for number in range(150)]
+    night = submit_night(work, 3, "[[steps:40]] night")
+    rig = start(make_rig(slots=4, steps_per_s=200, ageing_s=0.0))
+    found = work.wait(*night)
+    assert {(job.state, job.attempts) for job in found} == {(JobState.SUCCEEDED, 1)}
+    assert work.state(flood[-1]) is not JobState.SUCCEEDED, "it did not have to wait for the end of the flood"
+    assert all(work.outcomes(job_id).count("released") <= 3 for job_id in night)
+    assert {job.state for job in work.wait(*flood)} == {JobState.SUCCEEDED}
+    until(lambda: rig.crew.describe()["completed"] == 153, "all are counted")
