@@ -46,18 +46,35 @@ def _check_sink_buckets(text: str) -> str:
     return text
 
 
+def _check_source_folders(text: str) -> str:
+    for part in _split(text):
+        if not part.startswith(("/", "~/")) or ".." in part.split("/"):
+            raise ValueError(f"{part!r} is no folder; write whole paths, as /data/in")
+    return text
+
+
+def _check_source_buckets(text: str) -> str:
+    for part in _split(text):
+        if not _SOURCE_BUCKET.fullmatch(part):
+            raise ValueError(f"{part!r} is no bucket; write s3://team-a/* or s3://scans/in/*")
+    return text
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9a-f:.]+")
 _BUCKET = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+(/[^\s?#]+)*/?")
+_SOURCE_BUCKET = re.compile(r"[a-z][a-z0-9+.-]*://[^\s,]+")
 Folder = Annotated[Path, AfterValidator(_absolute)]
 #: Lists with commas.
 Hosts = Annotated[str, AfterValidator(_check_hosts)]
 Networks = Annotated[str, AfterValidator(_check_networks)]
 SinkFolders = Annotated[str, AfterValidator(_check_sink_folders)]
 SinkBuckets = Annotated[str, AfterValidator(_check_sink_buckets)]
+SourceFolders = Annotated[str, AfterValidator(_check_source_folders)]
+SourceBuckets = Annotated[str, AfterValidator(_check_source_buckets)]
 
 
 class Settings(BaseSettings):
@@ -134,10 +151,10 @@ class Settings(BaseSettings):
     fetch_max_bytes: int = Field(32 * 2**20, ge=1024, description="Largest file that is fetched.")
     fetch_timeout_s: float = Field(20.0, ge=0.1, le=600, description="Time that one fetch may take, all of it.")
     fetch_redirects: int = Field(3, ge=0, le=10, description="Most redirects of one fetch.")
-    source_folders: str = Field(
+    source_folders: SourceFolders = Field(
         "", description="Folders of the workers' hosts that runs may read, as /data/in,/mnt/scans; unset: none."
     )
-    source_buckets: str = Field(
+    source_buckets: SourceBuckets = Field(
         "", description="Buckets that runs may read, as s3://team-a/*,s3://scans/in/*; unset: none."
     )
     s3_endpoint_url: str | None = Field(None, description="Address of S3's kind of storage, where it is not AWS's.")

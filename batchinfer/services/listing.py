@@ -16,7 +16,7 @@ from batchinfer.domain.batches import BatchState
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.reuse import Reuse
 from batchinfer.domain.sources import Incremental
-from batchinfer.errors import BatchinferError, Failure, NotFound
+from batchinfer.errors import BatchinferError, Failure, FetchFailed, NotFound
 from batchinfer.observe.clock import utc_now
 from batchinfer.services import pumping, sealing
 from batchinfer.services.sourcing import find_source, iterate_entries
@@ -71,22 +71,32 @@ def list_source(
     `insist` repeats a write until the database answers. Raises NotFound, Failure where the source cannot be read, and
     FetchFailed where that may pass; the run says why.
     """
+    left = Left()
+    while True:
+        manifest = _find_manifest(ctx, claim.subject_id)
+        source = find_source(manifest)
+        try:
+            entries = iterate_entries(ctx, manifest.tenant_id, source, manifest.cursor.get("place"))
+            for group in gather(manifest, source, entries, left):
+                if not wanted() or not insist(partial(save_group, ctx, claim, source, group)):
+                    return False
+                insist(partial(_pump, ctx, claim.subject_id))
+            break
+        except BatchinferError as error:
+            # A long listing may meet many a moment that passes: as long as it gets on, it goes on.
+            stored = _find_manifest(ctx, claim.subject_id).cursor.get("group", 0)
+            if not isinstance(error, FetchFailed) or stored <= manifest.cursor.get("group", 0):
+                insist(partial(_say_why, ctx, claim.subject_id, error))
+                raise
+    return insist(partial(finish_listing, ctx, claim, source, left))
+
+
+def _find_manifest(ctx: Context, run_id: UUID) -> Manifest:
     with ctx.db.transaction() as tx:
-        manifest = manifests.find_manifest(tx, claim.subject_id)
+        manifest = manifests.find_manifest(tx, run_id)
     if manifest is None:
         raise NotFound("The run to be listed is gone. Declare it again.", code="run_not_found")
-    left = Left()
-    try:
-        source = find_source(manifest)
-        entries = iterate_entries(ctx, manifest.tenant_id, source, manifest.cursor.get("place"))
-        for group in gather(manifest, source, entries, left):
-            if not wanted() or not insist(partial(save_group, ctx, claim, source, group)):
-                return False
-            insist(partial(_pump, ctx, claim.subject_id))
-    except BatchinferError as error:
-        insist(partial(_say_why, ctx, claim.subject_id, error))
-        raise
-    return insist(partial(finish_listing, ctx, claim, source, left))
+    return manifest
 
 
 def gather(manifest: Manifest, source: Source, entries: Iterable[Entry], left: Left) -> Iterator[Group]:

@@ -53,7 +53,7 @@ def preview_run(
 
     Raises BadRequest (what is wrong with it, or a source that cannot be read), NotFound.
     """
-    caller.require("read")
+    caller.require("submit")
     spec = runs.check_spec(ctx, caller, body, more=more)
     with ctx.db.transaction() as tx:
         resolved, now = runs.resolve(tx, caller.tenant_id, spec), read_now(tx)

@@ -166,6 +166,25 @@ def test_a_source_that_does_not_answer_is_tried_again(night: Night, monkeypatch:
     assert night.get(run_id).cause is None
 
 
+def test_a_long_listing_outlives_many_moments_without_an_answer(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    night.write(*(f"{i:03}.pdf" for i in range(200)))
+    monkeypatch.setattr(listing, "FIRST_GROUP", 5)
+    monkeypatch.setattr(listing, "GROUP", 10)
+    iterate = listing.iterate_entries
+
+    def break_off(*args: Any) -> Any:
+        for number, entry in enumerate(iterate(*args)):
+            if number == 33:
+                raise FetchFailed("The bucket did not answer.", code="source_unreachable")
+            yield entry
+
+    monkeypatch.setattr(listing, "iterate_entries", break_off)
+    run_id = night.declare()
+    assert night.list()
+    assert [row.filename for row in night.documents(run_id)] == [f"{i:03}.pdf" for i in range(200)]
+    assert night.get(run_id).cause is None
+
+
 def test_uploaded_files_bring_their_bytes_with_them(night: Night, refused: Callable[..., str]) -> None:
     import io
 
