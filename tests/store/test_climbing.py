@@ -6,7 +6,6 @@ import threading
 from dataclasses import replace
 
 import pytest
-from tests.page_runs import make_page_run
 
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.quality import make_seed
@@ -14,6 +13,7 @@ from batchinfer.domain.retries import RetryClass
 from batchinfer.errors import Failure
 from batchinfer.services import checking, climbing, jobs, models, work
 from batchinfer.store.claims import INFER, PREPARE
+from tests.page_runs import make_page_run
 
 MODEL, LARGER = "reader", "larger"
 
