@@ -16,7 +16,7 @@ from uuid import UUID
 
 from batchinfer.domain.quality import find_documents, read_quality
 from batchinfer.domain.retries import RetryClass, classify_error
-from batchinfer.errors import BadDocument, BatchinferError, Failure, Internal
+from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
@@ -201,16 +201,25 @@ class Workshop:
         if quality is not None and quality.falls_back:
             self._fall_back(piece, quality)
             return
-        with ExitStack() as ending:
-            images = normalise_images(
-                self._bring_documents(piece, ending),
-                blobs=self._ctx.blobs,
-                sandbox=self._sandbox,
-                fetcher=self._fetcher,
-                settings=self._ctx.settings,
-                scratch=self._scratch,
-                wanted=partial(self._wanted, claim),
-            )
+        try:
+            with ExitStack() as ending:
+                images = normalise_images(
+                    self._bring_documents(piece, ending),
+                    blobs=self._ctx.blobs,
+                    sandbox=self._sandbox,
+                    fetcher=self._fetcher,
+                    settings=self._ctx.settings,
+                    scratch=self._scratch,
+                    wanted=partial(self._wanted, claim),
+                )
+        except (BadDocument, BadImage, Failure) as error:
+            if quality is None or not quality.rung:
+                raise
+            # The page cannot be drawn as this rung says: the next one may do better.
+            if self._lease.held.pop(claim):
+                fault = Ending(claim.id, claim.attempt, error.as_dict(), RetryClass.MODEL_OUTPUT)
+                self._committer.put(Finished(claim, ending=fault))
+            return
         if images is not None:
             self._insist(lambda: work.mark_prepared(self._ctx, claim.lease_id, claim, images))
             self._lease.held.pop(claim)

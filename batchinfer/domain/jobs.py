@@ -39,7 +39,7 @@ TRANSITIONS: dict[str, tuple[frozenset[JobState], JobState]] = {
     "stand_in": (frozenset({JobState.PREPARING}), JobState.SUCCEEDED),
     "fail": (frozenset({JobState.PREPARING, JobState.RUNNING}), JobState.FAILED),
     "retry": (frozenset({JobState.RUNNING}), JobState.QUEUED),
-    "climb": (frozenset({JobState.RUNNING}), JobState.PREPARING),
+    "climb": (frozenset({JobState.PREPARING, JobState.RUNNING}), JobState.PREPARING),
     "release": (frozenset({JobState.RUNNING, JobState.QUARANTINED}), JobState.QUEUED),
     "cancel": (frozenset({JobState.PREPARING, JobState.QUEUED, JobState.RUNNING}), JobState.CANCELLED),
     "expire": (frozenset({JobState.PREPARING, JobState.QUEUED, JobState.RUNNING}), JobState.EXPIRED),

@@ -2,6 +2,7 @@
 
 The try that ended is kept with its error as any retry is, and the tries so far become the job's, as where pictures were
 prepared: each rung begins with none, so that a fault of ours costs it no other tries than it would have cost the first.
+A rung whose page cannot be drawn is left for the next one, too.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _CLIMB = returning(
         AS g (id, attempt, error, timings, next_kind, next_model, prompt)),
     held AS (
         SELECT q.*, g.error, g.timings, g.next_kind, g.next_model, g.prompt FROM given g JOIN queue q ON q.id = g.id
-        WHERE q.state = 'running' AND q.attempt = g.attempt AND q.kind = 'infer'
+        WHERE q.state = 'running' AND q.attempt = g.attempt AND q.kind IN ('infer', 'prepare')
           AND q.lease_id IS NOT DISTINCT FROM CAST(:lease_id AS uuid)
         ORDER BY q.id FOR UPDATE OF q)""",
     """kind = h.next_kind, model = h.next_model, available_at = now(), released = q.attempt, crashes = 0,
@@ -56,7 +57,7 @@ _CLIMB = returning(
     more=""",
         changed AS (
             UPDATE jobs j SET prompt = h.prompt, model = h.next_model, crashes = j.crashes + h.crashes,
-                attempts = j.attempts + h.attempt - h.crashes - h.released,
+                attempts = j.attempts + CASE h.kind WHEN 'infer' THEN h.attempt - h.crashes - h.released ELSE 0 END,
                 reuse_key = CASE WHEN h.next_model = h.model THEN j.reuse_key END
             FROM held h WHERE j.id = h.subject_id)""",
 )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchinfer.api.bodies import show_job
 from batchinfer.domain.confidence import Confidence, find_confidence
+from batchinfer.domain.ids import new_id
+from batchinfer.domain.jobs import Job, JobClass, JobState
 
 
 def make_tokens(*pairs):
@@ -96,3 +101,19 @@ def test_any_answer_cut_into_any_tokens(value, data) -> None:
     assert found is not None
     assert set(found) == set(list_paths(value))
     assert all(min(chances) - 1e-5 <= one.min <= one.mean + 1e-5 <= 1.0001 for one in found.values())
+
+
+def test_a_job_shows_it() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    result = {
+        "text": '{"a":1}', "finish_reason": "stop", "model": "m", "revision": "r", "engine": "fake",
+        "logprobs": make_tokens(('{"a":', 1.0), ("1", 0.5), ("}", 1.0)),
+    }  # fmt: skip
+    job = Job(
+        new_id(), new_id(), JobState.SUCCEEDED, "m", JobClass.BATCH, {}, now, now, now, 1, 0, None, result=result
+    )  # fmt: skip
+    shown = json.loads(show_job(job).model_dump_json())["result"]
+    assert shown["confidence"] == {"a": {"mean": 0.5, "min": 0.5}}
+    assert "logprobs" not in shown
+    plain = {name: value for name, value in result.items() if name != "logprobs"}
+    assert json.loads(show_job(replace(job, result=plain)).model_dump_json())["result"]["confidence"] is None

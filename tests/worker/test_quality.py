@@ -10,6 +10,7 @@ import pytest
 
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.runs import RunState
+from batchinfer.errors import BadDocument
 from batchinfer.services import jobs, runs
 from batchinfer.services.context import open_context
 from tests.page_runs import make_page_run
@@ -103,6 +104,8 @@ class Sandbox:
 
     def run(self, operation: str, **arguments: Any) -> dict[str, Any]:
         self.asked.append((operation, arguments))
+        if arguments.get("dpi") == 600:
+            raise BadDocument("The page is too large.", code="page_too_large")
         if operation == "read_text":
             return {"text": "" if arguments["page"] == 2 else "the text of the page\n"}
         Path(arguments["target"]).write_bytes(b"drawn " + str(arguments["rotate"]).encode())
@@ -170,6 +173,15 @@ def test_a_page_is_turned_and_asked_again(make_rig, work, put_pages, sandbox) ->
     (image,) = job.prompt["images"]
     assert work.ctx.blobs.path(work.caller.tenant_id, image["normal"]["sha256"]).read_bytes() == b"drawn 180"
     assert image["normal"]["sha256"] in job.result["text"], "the model saw the new picture"
+
+
+def test_a_rung_that_cannot_be_drawn_is_left_for_the_next(make_rig, work, put_pages, sandbox) -> None:
+    ladder = [{"dpi": 600}, {"temperature": 0.3}]
+    (job_id,) = put_pages(1, "[[empty:1]]", ladder=ladder)
+    start(make_rig())
+    (job,) = work.wait(job_id)
+    assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2), "drawing is not paid for"
+    assert list_errors(work, job_id) == ["output_empty", "page_too_large"]
 
 
 def test_a_run_that_goes_wrong_stops_itself_and_goes_on_when_told(make_rig, work, make_run, until) -> None:
