@@ -100,12 +100,16 @@ class RunList(BaseModel):
 
 
 class RunPreview(BaseModel):
-    """What a run would do, if it were declared now."""
-
-    model_config = ConfigDict(extra="allow")
+    """What a run would do, if it were declared now: how many documents of how many bytes it finds, and what of them."""
 
     object: Literal["run.preview"] = "run.preview"
-    recipe: str
+    documents: int
+    bytes: int
+    unchanged: int = Field(description="Read before under the same recipe: left out.")
+    refused: int = Field(description="Too large, or not to be read.")
+    redone: int = Field(description="Read before, and read again as something that shapes the answers has changed.")
+    complete: bool = Field(description="false: the source has more than was looked at.")
+    reason: str
 
 
 class RunDocumentPages(BaseModel):

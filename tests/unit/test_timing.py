@@ -54,7 +54,7 @@ def test_an_hourly_line_fires_each_hour_that_passes(day: datetime) -> None:
 
 
 def test_an_outage_over_a_change_of_clocks_brings_each_instant_once() -> None:
-    """Debian's cron for a fixed time; by the hour, each hour that passes, in a zone whose clocks move by half of one."""
+    """Debian's cron for a fixed time; by the hour, each hour that passes, also where clocks move by half of one."""
     for timing, day, number in (
         (NIGHTLY, datetime(2026, 10, 24, 12, tzinfo=UTC), 2),
         (NIGHTLY, datetime(2026, 3, 28, 12, tzinfo=UTC), 2),
