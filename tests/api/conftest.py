@@ -98,6 +98,28 @@ def png() -> bytes:
     return file.getvalue()
 
 
+def upload_page(client: FlaskClient) -> str:
+    """The id of a file that a run may read."""
+    form = {"purpose": "user_data", "file": (io.BytesIO(b"%PDF-1.7"), "a.pdf")}
+    made: str = client.post("/v1/files", data=form).json["id"]
+    return made
+
+
+@pytest.fixture
+def declare(client: FlaskClient, model: str) -> Callable[..., dict[str, Any]]:
+    """The declaration of a run over an uploaded file; `by` is another client than the usual one."""
+
+    files: dict[int, str] = {}
+
+    def make(*, by: FlaskClient = client, **more: Any) -> dict[str, Any]:
+        if id(by) not in files:
+            files[id(by)] = upload_page(by)
+        source = {"files": [files[id(by)]]}
+        return {"source": source, "pipeline": {"model": model, "prompt": "Read page {{ page }}."}, **more}
+
+    return make
+
+
 @pytest.fixture
 def read_all(client: FlaskClient) -> Callable[[str, int], list[str]]:
     """The ids of a list, page by page."""

@@ -29,7 +29,7 @@ timing:
   timezone: Europe/Berlin
   window: 5h
 source:
-  uri: file:///in
+  files: [FILE]
 pipeline:
   model: org/reader
   prompt: Read page {{ page }}.
@@ -68,8 +68,6 @@ def run(
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.setenv("BATCHINFER_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("BATCHINFER_API_KEY", api_key)
-    Path("night.yaml").write_text(NIGHT)
-    Path("run.yaml").write_text(RUN_FILE)
 
     def run(*words: object) -> Said:
         capsys.readouterr()
@@ -78,6 +76,10 @@ def run(
         said = capsys.readouterr()
         return Said(int(end.value.code or 0), said.out, said.err)
 
+    Path("page.pdf").write_bytes(b"%PDF-1.7")
+    file_id = run("files", "upload", "page.pdf", "--purpose", "user_data", "--json").lines[0]["id"]
+    Path("night.yaml").write_text(NIGHT.replace("FILE", file_id))
+    Path("run.yaml").write_text(RUN_FILE.replace("FILE", file_id))
     yield run
     server.shutdown()
     thread.join(30)
@@ -122,6 +124,7 @@ def test_a_schedule_from_its_file(run: Callable[..., Said]) -> None:
 
 
 def test_what_is_wrong_with_a_file_is_said_by_line(run: Callable[..., Said]) -> None:
+    sound = Path("night.yaml").read_text()
     for change, told in (
         (("30 2 * * 1-5", "0 0 31 2 *"), "night.yaml, line 3: `timing.cron`"),
         (("Europe/Berlin", "Mars/Base"), "night.yaml, line 4: `timing.timezone`"),
@@ -130,7 +133,7 @@ def test_what_is_wrong_with_a_file_is_said_by_line(run: Callable[..., Said]) -> 
         (("  window: 5h\n", "  window: 5h\nwindow: 5h\n"), "night.yaml, line 6: `window`"),
         (("name: nightly", "name: [1"), "night.yaml, line "),
     ):
-        Path("night.yaml").write_text(NIGHT.replace(*change))
+        Path("night.yaml").write_text(sound.replace(*change))
         said = run("schedules", "apply", "night.yaml")
         assert (said.status, said.out) == (1, "")
         assert told in said.err.replace("\n", " ")
@@ -162,7 +165,7 @@ def test_a_run_with_failures_ends_with_another_status(run: Callable[..., Said], 
     end_run(context, run_id, failed=1)
     watched = run("runs", "watch", run_id, "--json")
     assert (watched.status, watched.lines[0]["status"]) == (3, "completed_with_errors")
-    Path("two.yaml").write_text(f"{RUN_FILE}---\n{RUN_FILE}")
+    Path("two.yaml").write_text("---\n".join([Path("run.yaml").read_text()] * 2))
     two = run("runs", "start", "two.yaml")
     assert (two.status, "declares 2 runs" in two.err) == (1, True)
 

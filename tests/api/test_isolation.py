@@ -51,7 +51,8 @@ def make_delivery(client: FlaskClient, ask: Callable[..., dict[str, Any]]) -> di
 def make_run(client: FlaskClient, model: str) -> dict[str, str]:
     """The ids of a run, a schedule and a prompt template."""
     pipeline = {"model": model, "prompt": "Read."}
-    body = {"source": {"uri": "file:///in"}, "pipeline": pipeline}
+    form = {"purpose": "user_data", "file": (io.BytesIO(b"%PDF-1.7"), "a.pdf")}
+    body = {"source": {"files": [client.post("/v1/files", data=form).json["id"]]}, "pipeline": pipeline}
     timing = {"cron": "30 2 * * *", "timezone": "UTC"}
     return {
         "run_id": client.post("/v1/runs", json=body).json["id"],

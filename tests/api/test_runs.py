@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Caller, Context
 
 
-def declare(model: str, **more: Any) -> dict[str, Any]:
-    pipeline = {"model": model, "prompt": "Read page {{ page }}."}
-    return {"name": "night", "source": {"uri": "file:///in"}, "pipeline": pipeline, **more}
-
-
 def list_documents(context: Context, run: dict[str, Any], number: int) -> list[str]:
     """Put documents into the manifest, as listing would; every third has failed. Answers their ids."""
     run_id, made = parse_id(RUN, run["id"]), [new_id() for _ in range(number)]
@@ -44,8 +39,8 @@ def list_documents(context: Context, run: dict[str, Any], number: int) -> list[s
     return [show_id(DOCUMENT, one) for one in made]
 
 
-def test_a_run_is_declared_and_shown(client: FlaskClient, context: Context, model: str) -> None:
-    answer = client.post("/v1/runs", json=declare(model, metadata={"team": "a"}, window="5h"))
+def test_a_run_is_declared_and_shown(client: FlaskClient, context: Context, model: str, declare: Any) -> None:
+    answer = client.post("/v1/runs", json=declare(name="night", metadata={"team": "a"}, window="5h"))
     assert answer.status_code == 200
     run = answer.json
     assert (run["object"], run["status"], run["name"], run["model"], run["class"]) == (
@@ -69,12 +64,12 @@ def test_a_run_is_declared_and_shown(client: FlaskClient, context: Context, mode
     assert key_id is not None
 
 
-def test_the_same_declaration_with_a_key_is_one_run(client: FlaskClient, model: str) -> None:
+def test_the_same_declaration_with_a_key_is_one_run(client: FlaskClient, model: str, declare: Any) -> None:
     headers = {"Idempotency-Key": "night-1"}
-    first = client.post("/v1/runs", json=declare(model), headers=headers)
-    again = client.post("/v1/runs", json=declare(model), headers=headers)
+    first = client.post("/v1/runs", json=declare(), headers=headers)
+    again = client.post("/v1/runs", json=declare(), headers=headers)
     assert (again.json, again.headers["Idempotency-Replayed"]) == (first.json, "true")
-    assert client.post("/v1/runs", json=declare(model, name="x"), headers=headers).status_code == 422
+    assert client.post("/v1/runs", json=declare(name="x"), headers=headers).status_code == 422
     assert len(client.get("/v1/runs").json["data"]) == 1
 
 
@@ -94,27 +89,28 @@ def test_the_same_declaration_with_a_key_is_one_run(client: FlaskClient, model: 
     ],
 )
 def test_what_is_wrong_is_told_at_once(
-    client: FlaskClient, model: str, change: dict[str, Any], status: int, code: str, param: str
+    client: FlaskClient, model: str, change: dict[str, Any], status: int, code: str, param: str, declare: Any
 ) -> None:
     for path in ("/v1/runs", "/v1/runs/preview"):
-        answer = client.post(path, json=declare(model) | change)
+        answer = client.post(path, json=declare() | change)
         error = answer.json["error"]
         assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
     assert client.get("/v1/runs").json["data"] == []
     assert client.post("/v1/runs", json=[1]).json["error"]["code"] == "invalid_type"
 
 
-def test_a_preview_makes_nothing_and_names_the_recipe(client: FlaskClient, model: str) -> None:
-    seen = client.post("/v1/runs/preview", json=declare(model))
-    assert (seen.status_code, seen.json["object"]) == (200, "run.preview")
+def test_a_preview_makes_nothing_and_the_recipe_shapes_answers(client: FlaskClient, model: str, declare: Any) -> None:
+    seen = client.post("/v1/runs/preview", json=declare())
+    assert (seen.status_code, seen.json["object"], seen.json["documents"]) == (200, "run.preview", 1)
+    assert "1 " in seen.json["reason"]
     assert client.get("/v1/runs").json["data"] == []
-    assert client.post("/v1/runs", json=declare(model)).json["recipe"] == seen.json["recipe"]
-    other = {"model": model, "prompt": "Another."}
-    assert client.post("/v1/runs/preview", json=declare(model, pipeline=other)).json["recipe"] != seen.json["recipe"]
+    other = declare(pipeline={"model": model, "prompt": "Another."})
+    recipes = [client.post("/v1/runs", json=body).json["recipe"] for body in (declare(), declare(), other)]
+    assert len(set(recipes)) == 2
 
 
-def test_pause_resume_and_cancel(client: FlaskClient, model: str) -> None:
-    run = client.post("/v1/runs", json=declare(model)).json
+def test_pause_resume_and_cancel(client: FlaskClient, model: str, declare: Any) -> None:
+    run = client.post("/v1/runs", json=declare()).json
     path = f"/v1/runs/{run['id']}"
     for verb, status in (("pause", "paused"), ("pause", "paused"), ("resume", "running"), ("resume", "running")):
         answer = client.post(f"{path}/{verb}")
@@ -124,8 +120,8 @@ def test_pause_resume_and_cancel(client: FlaskClient, model: str) -> None:
     assert client.post(f"{path}/cancel").status_code == 200
 
 
-def test_a_run_that_never_began_is_told_apart(client: FlaskClient, context: Context, model: str) -> None:
-    run = client.post("/v1/runs", json=declare(model)).json
+def test_a_run_that_never_began_is_told_apart(client: FlaskClient, context: Context, model: str, declare: Any) -> None:
+    run = client.post("/v1/runs", json=declare()).json
     with context.db.transaction() as tx:
         tx.execute(text("DELETE FROM batches"))
         cause = '{"code": "missed", "message": "Nobody ticked."}'
@@ -139,9 +135,9 @@ def test_a_run_that_never_began_is_told_apart(client: FlaskClient, context: Cont
 
 
 def test_the_manifest_comes_in_order_and_each_document_once(
-    client: FlaskClient, context: Context, model: str, read_all: Any
+    client: FlaskClient, context: Context, model: str, read_all: Any, declare: Any
 ) -> None:
-    run = client.post("/v1/runs", json=declare(model)).json
+    run = client.post("/v1/runs", json=declare()).json
     made = list_documents(context, run, 7)
     path = f"/v1/runs/{run['id']}/documents"
     assert read_all(path, 2) == made
@@ -153,14 +149,16 @@ def test_the_manifest_comes_in_order_and_each_document_once(
     assert [one["number"] for one in client.get(f"{path}?stage=listed").json["data"]] == [1, 2, 4, 5, 7]
     behind = client.get(f"{path}?stage=listed&limit=2&after={made[3]}").json
     assert ([one["number"] for one in behind["data"]], behind["has_more"]) == ([5, 7], False)
-    other = client.post("/v1/runs", json=declare(model)).json
+    other = client.post("/v1/runs", json=declare()).json
     assert client.get(f"/v1/runs/{other['id']}/documents?after={made[0]}").json["data"] == []
     assert client.get(f"{path}?outcome=good").json["error"]["param"] == "outcome"
     assert client.get(f"{path}?stage=new").json["error"]["param"] == "stage"
 
 
-def test_runs_of_a_schedule_are_picked_out(client: FlaskClient, context: Context, model: str, read_all: Any) -> None:
-    made = [client.post("/v1/runs", json=declare(model)).json["id"] for _ in range(3)]
+def test_runs_of_a_schedule_are_picked_out(
+    client: FlaskClient, context: Context, model: str, read_all: Any, declare: Any
+) -> None:
+    made = [client.post("/v1/runs", json=declare()).json["id"] for _ in range(3)]
     schedule_id = new_id()
     with context.db.transaction() as tx:
         values = {"id": parse_id(RUN, made[1]), "schedule": schedule_id}

@@ -68,13 +68,13 @@ def test_names_keys_and_applying(client: FlaskClient, stranger: FlaskClient, rea
     assert len(read_all("/v1/templates", 1)) == 2
 
 
-def test_a_run_takes_the_newest_version_or_the_one_that_it_names(client: FlaskClient, model: str) -> None:
+def test_a_run_takes_the_newest_version_or_the_one_that_it_names(client: FlaskClient, model: str, declare: Any) -> None:
     made = client.post("/v1/templates", json={"name": "t", "prompt": "One.", "system": "S"}).json["id"]
     client.post(f"/v1/templates/{made}/versions", json={"prompt": "Two."})
     expected = {"t": ("Two.", None, 2), ("t", 1): ("One.", "S", 1)}
     for named, (prompt, system, version) in expected.items():
         template = named if isinstance(named, str) else {"name": named[0], "version": named[1]}
-        body = {"source": {"uri": "file:///in"}, "pipeline": {"model": model, "template": template}}
+        body = declare(pipeline={"model": model, "template": template})
         resolved = client.post("/v1/runs", json=body).json["resolved"]
         assert (resolved["prompt"], resolved["system"]) == (prompt, system)
         assert resolved["template"] == {"name": "t", "version": version}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from batchinfer.domain.ids import FILE, show_id
 from batchinfer.domain.timing import list_next
-from batchinfer.services import schedules
+from batchinfer.domain.userfiles import FileRequest
+from batchinfer.services import schedules, userfiles
 from bench.chaos.cluster import MODEL
 
 if TYPE_CHECKING:
@@ -29,6 +32,12 @@ OF_ONE = "SELECT count(*) FROM runs WHERE schedule_id = %s"
 BEGUN = "SELECT count(*) FROM runs WHERE schedule_id = %s AND state = 'running'"
 
 
+def upload(cluster: Cluster) -> str:
+    """The id of a file that runs may read."""
+    request = FileRequest("a.pdf", "user_data", None)
+    return show_id(FILE, userfiles.upload_file(cluster.ctx, cluster.caller, request, io.BytesIO(b"%PDF-1.7"))[0].id)
+
+
 def declare(cluster: Cluster, name: str, misfire: str) -> Schedule:
     """An hourly schedule of which nobody has seen an instant for six hours; the newest is half an hour old."""
     newest = "date_trunc('minute', now()) - interval '30 minutes'"
@@ -36,7 +45,7 @@ def declare(cluster: Cluster, name: str, misfire: str) -> Schedule:
     body = {
         "name": name,
         "timing": {"cron": f"{minute} * * * *", "timezone": "UTC", "misfire": misfire, "overlap": "queue"},
-        "source": {"uri": "file:///in"},
+        "source": {"files": [upload(cluster)]},
         "pipeline": {"model": MODEL, "prompt": "Read."},
     }
     made, _ = schedules.create_schedule(cluster.ctx, cluster.caller, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from contextlib import ExitStack
 from datetime import timedelta
@@ -11,22 +12,30 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from batchinfer.domain.ids import RUN, show_id
+from batchinfer.domain.ids import FILE, RUN, show_id
 from batchinfer.domain.runs import RunState
 from batchinfer.domain.schedules import ScheduleState
 from batchinfer.domain.timing import MAX_RUN_ALL
+from batchinfer.domain.userfiles import FileRequest
 from batchinfer.domain.webhooks import EndpointRequest
 from batchinfer.errors import BadRequest, Conflict, NotFound
-from batchinfer.services import firing, runs, schedules, upkeep, webhooks
+from batchinfer.services import firing, runs, schedules, upkeep, userfiles, webhooks
 from batchinfer.services.context import open_context
 from batchinfer.store.minutes import Tally
 
 if TYPE_CHECKING:
     from batchinfer.domain.runs import Run
     from batchinfer.domain.schedules import Schedule
+    from batchinfer.services.context import Caller, Context
     from tests.store.conftest import Bench
 
 HOURLY = {"cron": "0 * * * *", "timezone": "UTC"}
+
+
+def upload(ctx: Context, caller: Caller) -> str:
+    """The id of a file that runs may read."""
+    request = FileRequest("a.pdf", "user_data", None)
+    return show_id(FILE, userfiles.upload_file(ctx, caller, request, io.BytesIO(b"%PDF-1.7"))[0].id)
 
 
 def declare(bench: Bench, name: str = "hourly", **timing: Any) -> Schedule:
@@ -34,7 +43,7 @@ def declare(bench: Bench, name: str = "hourly", **timing: Any) -> Schedule:
     body = {
         "name": name,
         "timing": {**HOURLY, **timing},
-        "source": {"uri": "file:///in"},
+        "source": {"files": [upload(bench.ctx, bench.caller)]},
         "pipeline": {"model": "reader", "prompt": "Read page {{ page }}."},
     }
     return schedules.create_schedule(bench.ctx, bench.caller, body)[0]
@@ -321,7 +330,7 @@ def test_a_change_is_another_version_and_runs_keep_theirs(bench: Bench) -> None:
 
 def test_applying_twice_is_as_once(bench: Bench) -> None:
     body = {
-        "name": "nightly", "timing": HOURLY, "source": {"uri": "file:///in"},
+        "name": "nightly", "timing": HOURLY, "source": {"files": [upload(bench.ctx, bench.caller)]},
         "pipeline": {"model": "reader", "prompt": "Read."},
     }  # fmt: skip
     made, done = schedules.apply_schedule(bench.ctx, bench.caller, body)
@@ -378,7 +387,8 @@ def test_webhooks_hear_what_became_of_runs(bench: Bench) -> None:
 
 def test_a_declaration_is_held_against_what_is_there(bench: Bench) -> None:
     body = {
-        "name": "n", "timing": HOURLY, "source": {"uri": "file:///in"}, "pipeline": {"model": "reader", "prompt": "x"},
+        "name": "n", "timing": HOURLY, "source": {"files": [upload(bench.ctx, bench.caller)]},
+        "pipeline": {"model": "reader", "prompt": "x"},
     }  # fmt: skip
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"timing": {**HOURLY, "cron": "0 0 31 2 *"}}, BadRequest, "timing.cron"),

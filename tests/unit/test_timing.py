@@ -53,6 +53,22 @@ def test_an_hourly_line_fires_each_hour_that_passes(day: datetime) -> None:
     assert {later - earlier for earlier, later in pairwise(found)} == {timedelta(hours=1)}
 
 
+def test_an_outage_over_a_change_of_clocks_brings_each_instant_once() -> None:
+    """Debian's cron for a fixed time; by the hour, each hour that passes, also where clocks move by half of one."""
+    for timing, day, number in (
+        (NIGHTLY, datetime(2026, 10, 24, 12, tzinfo=UTC), 2),
+        (NIGHTLY, datetime(2026, 3, 28, 12, tzinfo=UTC), 2),
+        (HOURLY, datetime(2026, 10, 24, 12, tzinfo=UTC), 48),
+        (Timing("15 * * * *", "Australia/Lord_Howe"), datetime(2026, 4, 4, 3, tzinfo=UTC), 48),
+        (Timing("0 12 * * *", "America/Anchorage"), datetime(2026, 10, 31, 3, tzinfo=UTC), 2),
+    ):
+        all_ = Timing(timing.cron, timing.timezone, misfire=Misfire.SKIP)
+        due = choose_due(all_, day, day + timedelta(hours=48), grace=timedelta(0))
+        found = sorted([*due.run, *due.missed])
+        assert found == sorted(set(found)) == list_next(timing, day, len(found))
+        assert abs(len(found) - number) <= (1 if number > 2 else 0), timing
+
+
 def test_instants_are_utc_and_after_the_time_asked() -> None:
     first = find_next(NIGHTLY, datetime(2026, 6, 1, 0, 30, tzinfo=UTC))
     assert first == datetime(2026, 6, 2, 0, 30, tzinfo=UTC), "an instant is not its own next"
