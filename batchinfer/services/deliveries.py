@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchinfer.domain.ids import BATCH, DELIVERY, JOB, RESPONSE, new_id, show_id
+from batchinfer.domain.ids import BATCH, DELIVERY, JOB, RESPONSE, RUN, new_id, show_id
 from batchinfer.errors import BadRequest, Conflict, NotFound, Overrun
 from batchinfer.services.context import Page
 from batchinfer.services.sending import TEST
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.1
 #: Beyond the time of the try itself: for a CPU worker to come to it.
 _SPARE_S = 10.0
-_PREFIXES = {"batch": BATCH, "response": RESPONSE, "job": JOB}
+_PREFIXES = {"batch": BATCH, "response": RESPONSE, "job": JOB, "run": RUN}
 
 
 @dataclass(frozen=True)
