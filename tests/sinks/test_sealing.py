@@ -223,6 +223,22 @@ def test_a_full_disk_is_named_on_the_run_and_waited_for(make_night, out, monkeyp
     assert len(read_tree(out)) == 1
 
 
+def test_a_full_disk_of_the_worker_is_waited_for_too(make_night, out, monkeypatch):
+    night = make_night({"type": "jsonl", "uri": str(out)})
+    night.close("a.pdf", ("ok", "one"))
+    night.close("b.pdf", ("ok", "two"))
+    (claim,) = night.take()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr(sealing, "open_writer", full)
+    with pytest.raises(Unavailable) as raised:
+        sealing.seal_shard(night.ctx, claim, night.scratch, lambda action: action(), lambda: True)
+    assert (raised.value.code, night.run.cause["code"]) == ("sink_unavailable", "sink_unavailable")
+    assert list(night.scratch.iterdir()) == []
+
+
 def test_a_folder_that_vanished_or_is_closed_is_told_so(make_night, out):
     night = make_night({"type": "jsonl", "uri": f"{out}/sub"})
     night.close("a.pdf", ("ok", "one"))
