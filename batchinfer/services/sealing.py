@@ -124,9 +124,9 @@ def seal_shard(
             _note_trouble(ctx, run, shard, error)
         raise
     except OSError:
-        error = Unavailable("The worker's disk did not take a shard. Make room on it.", code="sink_unavailable")
-        _note_trouble(ctx, run, shard, error)
-        raise error from None
+        full = Unavailable("The worker's disk did not take a shard. Make room on it.", code="sink_unavailable")
+        _note_trouble(ctx, run, shard, full)
+        raise full from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return insist(lambda: _finish(ctx, claim, written, blobs))
