@@ -43,11 +43,14 @@ def _find_type(raw: bytes) -> str:
 def _split(counts: Mapping[str, int], names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Parts of a whole that are not empty, with their share in percent and the tone of their colour."""
     whole = sum(counts.get(name, 0) for name in names)
+    shares = {name: counts[name] / whole for name in names if counts.get(name)}
     return [
-        {"name": name, "number": counts[name], "share": 100 * counts[name] / whole, "tone": _WORDS[name]}
-        for name in names
-        if counts.get(name)
-    ]
+        {
+            "name": name, "number": counts[name], "share": 100 * share, "tone": _WORDS[name],
+            "said": _show_percent(share) if share >= 0.0005 else f"under {_show_percent(0.001)}",
+        }
+        for name, share in shares.items()
+    ]  # fmt: skip
 
 
 def _show_time(seconds: int | None) -> str:
@@ -72,7 +75,7 @@ def _show_bytes(number: int) -> str:
 
 
 def _show_percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+    return "–" if share is None else f"{100 * share:.1f}\u00a0%"  # the sign stays with its number
 
 
 def _show_text(value: object) -> str:

@@ -120,8 +120,13 @@ def seal_shard(
             return False
         blobs = _keep(ctx, run, written)
     except (Unavailable, FetchFailed) as error:
-        _note_trouble(ctx, run, shard, error)
+        if error.code.startswith("sink_"):  # else it is a part of ours that is away
+            _note_trouble(ctx, run, shard, error)
         raise
+    except OSError:
+        full = Unavailable("The worker's disk did not take a shard. Make room on it.", code="sink_unavailable")
+        _note_trouble(ctx, run, shard, full)
+        raise full from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return insist(lambda: _finish(ctx, claim, written, blobs))

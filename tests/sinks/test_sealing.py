@@ -12,9 +12,10 @@ import pytest
 
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.domain.sinks import parse_sinks
+from batchinfer.domain.webhooks import find_reach, parse_endpoint
 from batchinfer.errors import BadRequest, FetchFailed, Unavailable
 from batchinfer.media import sinks as media
-from batchinfer.services import sealing, userfiles
+from batchinfer.services import sealing, userfiles, webhooks
 from batchinfer.services.sealing import check_sinks
 from batchinfer.store.claims import EXPORT
 from batchinfer.store.userfiles import list_files
@@ -222,6 +223,22 @@ def test_a_full_disk_is_named_on_the_run_and_waited_for(make_night, out, monkeyp
     assert len(read_tree(out)) == 1
 
 
+def test_a_full_disk_of_the_worker_is_waited_for_too(make_night, out, monkeypatch):
+    night = make_night({"type": "jsonl", "uri": str(out)})
+    night.close("a.pdf", ("ok", "one"))
+    night.close("b.pdf", ("ok", "two"))
+    (claim,) = night.take()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr(sealing, "open_writer", full)
+    with pytest.raises(Unavailable) as raised:
+        sealing.seal_shard(night.ctx, claim, night.scratch, lambda action: action(), lambda: True)
+    assert (raised.value.code, night.run.cause["code"]) == ("sink_unavailable", "sink_unavailable")
+    assert list(night.scratch.iterdir()) == []
+
+
 def test_a_folder_that_vanished_or_is_closed_is_told_so(make_night, out):
     night = make_night({"type": "jsonl", "uri": f"{out}/sub"})
     night.close("a.pdf", ("ok", "one"))
@@ -294,3 +311,20 @@ def test_nothing_is_queued_of_a_run_that_is_gone(make_night):
     with night.ctx.db.transaction() as tx:
         assert sealing.queue_full_shards(tx, night.run_id) == []
     assert night.take(EXPORT) == []
+
+
+def test_a_shard_is_told_of_where_the_run_has_a_webhook(make_night):
+    body = {"name": "mine", "url": "https://example.com/hook", "event_types": ["run.shard_sealed"]}
+    quiet, night = make_night({"type": "jsonl"}), make_night({"type": "jsonl"}, {"type": "webhook"})
+    request = parse_endpoint(body, find_reach(night.ctx.settings), whole=True)
+    webhooks.create_endpoint(night.ctx, night.caller, request)
+    for one in (quiet, night):
+        one.close("a.pdf", ("ok", "one"), ("failed", "timeout"))
+        one.close("b.pdf", ("ok", "two"))
+    night.seal()
+    (told,) = night.execute("SELECT * FROM outbox")
+    assert (told.payload["type"], told.subject_id) == ("run.shard_sealed", night.run_id)
+    data = told.payload["data"]
+    assert data.pop("shard_id").removeprefix("shard_") == night.shards()[0].id.hex
+    assert data == {"id": night.shown_id, "number": 1, "documents": 2, "pages": 3}
+    assert len(night.shards()[0].files) == 1
