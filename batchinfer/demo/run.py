@@ -18,6 +18,7 @@ from batchinfer.demo.accuracy import find_card, measure
 from batchinfer.demo.display import Screen
 from batchinfer.demo.files import File, describe, draw_files, find_files
 from batchinfer.demo.ledger import Submission, count
+from batchinfer.demo.nights import print_nights, run_nights
 from batchinfer.demo.options import BadOption, Options
 from batchinfer.demo.service import NotStarted, Service
 from batchinfer.demo.watch import Killing, Watch
@@ -44,11 +45,13 @@ def run(options: Options, console: Console) -> bool:
     files = _choose_files(options, folder, console)
     with ExitStack() as ending:
         ending.callback(_clear, folder / "home")
-        service = Service(folder, options.model)
+        place = options.files or folder / "files"
+        service = Service(folder, options.model, sources=place)
         ending.callback(service.stop)
         _wait_ready(options, console, service)
         ledger = _read_all(options, console, service, files)
         good = _report(options, console, folder, service, ledger)
+        good = _read_nights(options, console, service, place) and good
         if options.keep:
             ending.pop_all()
     _say_what_next(options, console, folder, service)
@@ -90,6 +93,15 @@ def _read_all(options: Options, console: Console, service: Service, files: list[
         watch.run()
     console.print(f"  Done in {time.monotonic() - began_s:.1f} s")
     return count(submissions, watch.documents, watch.jobs)
+
+
+def _read_nights(options: Options, console: Console, service: Service, place: Path) -> bool:
+    """The same files as nights; says whether the second one had nothing to read."""
+    with Client(service.url, service.api_key) as client:
+        model = client.models.find_ready().id
+        nights = run_nights(client, console, place, options.prompt, model, clean=options.files is None)
+        print_nights(client, console, nights)
+    return nights.good or options.files is not None
 
 
 def _submit_all(client: Client, files: list[File], prompt: str, model: str) -> list[Submission]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from batchinfer.settings import PREFIX
 
 _LOOK_S = 0.1
 #: Signals of a stop and how long each may take. The first lets workers finish what they run; with a kill the
@@ -24,8 +27,8 @@ class NotStarted(Exception):
 class Service:
     """`batchinfer up`, which lives as long as this, unless it is left running."""
 
-    def __init__(self, folder: Path, model: str | None) -> None:
-        """Start it. Its home, ready-file and output are in `folder`."""
+    def __init__(self, folder: Path, model: str | None, *, sources: Path) -> None:
+        """Start it. Its home, ready-file and output are in `folder`; runs may read what lies below `sources`."""
         self.home = folder / "home"
         self.output = folder / "up.log"
         self._ready_file = folder / "ready.json"
@@ -41,6 +44,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, f"{PREFIX}SOURCE_FOLDERS": str(sources)},
                 start_new_session=True,  # Ctrl-C is ours to handle; and it may stay when we go
             )
 

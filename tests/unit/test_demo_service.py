@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def test_a_start_that_fails_shows_what_was_said(tmp_path: Path) -> None:
-    service = Service(tmp_path, str(tmp_path / "no-such-model"))
+    service = Service(tmp_path, str(tmp_path / "no-such-model"), sources=tmp_path)
     try:
         with pytest.raises(NotStarted, match="no-such-model") as caught:
             service.wait_ready(120)
@@ -23,7 +23,7 @@ def test_a_start_that_fails_shows_what_was_said(tmp_path: Path) -> None:
 
 
 def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    service = Service(tmp_path, str(tmp_path / "no-such-model"))
+    service = Service(tmp_path, str(tmp_path / "no-such-model"), sources=tmp_path)
     try:
         with pytest.raises(NotStarted):
             service.wait_ready(0)
@@ -32,7 +32,7 @@ def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
 
 def test_processes_are_read_anew_from_the_ready_file(tmp_path: Path) -> None:
-    service = Service(tmp_path, str(tmp_path / "no-such-model"))
+    service = Service(tmp_path, str(tmp_path / "no-such-model"), sources=tmp_path)
     service.stop()
     facts = {"url": "http://127.0.0.1:1", "api_key": "bi_x", "pids": {"model": [4], "web": []}}
     (tmp_path / "ready.json").write_text(json.dumps(facts))
