@@ -16,7 +16,7 @@ from batchinfer.api.schemas import (
     WaitingBody,
     WorkerBody,
 )
-from batchinfer.domain.confidence import find_confidence
+from batchinfer.domain.confidence import show_confidence
 from batchinfer.domain.ids import DOCUMENT, JOB, WORKER, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
 from batchinfer.domain.runs import find_page_outcome
@@ -83,8 +83,7 @@ def _find_outcome(job: Job) -> PageOutcome | None:
 
 
 def _show_result(result: dict[str, Any]) -> dict[str, Any]:
-    fields = find_confidence(result["text"], result.get("logprobs"))
-    confidence = None if fields is None else {path: vars(field) for path, field in fields.items()}
+    confidence = show_confidence(result["text"], result.get("logprobs"))
     return {name: result[name] for name in _RESULT} | {"confidence": confidence}
 
 

@@ -43,6 +43,12 @@ def find_confidence(text: str, logprobs: Sequence[dict[str, Any]] | None) -> dic
     return {path: _measure(ends, logprobs, start, end) for path, start, end in _list_leaves(text)}
 
 
+def show_confidence(text: str, logprobs: Sequence[dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    """The same as JSON: {path: {"mean", "min"}}."""
+    fields = find_confidence(text, logprobs)
+    return None if fields is None else {path: vars(field) for path, field in fields.items()}
+
+
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)

@@ -10,6 +10,7 @@ from batchinfer.domain.documents import Outcome, find_outcome
 from batchinfer.domain.jobs import JobState
 from batchinfer.domain.pipelines import Mode
 from batchinfer.domain.rendering import plan_pipeline
+from batchinfer.domain.review import may_be_drawn, parse_sample
 from batchinfer.errors import BadDocument
 from batchinfer.services import holding, pumping, sealing
 from batchinfer.services.ingesting import list_originals
@@ -107,7 +108,7 @@ def _end(
     outcome = find_outcome(counts, missing=missing, error=document.error, max_failed_share=pipeline.max_failed_share)
     if outcome is Outcome.COMPLETED:
         ledger.enter(tx, document)
-    gone = store.let_pages_go(tx, document)
+    gone = store.let_pages_go(tx, document, _list_sampled(tx, document))
     names = [*gone.names, *list_originals(document)]
     store.let_go(tx, document.tenant_id, names, wait_s=ERASE_WAIT_S)
     batches.open_lines(tx, run.id, opened=-1)
@@ -117,6 +118,17 @@ def _end(
     # Also with none missing: it is looked whether all of the run is over.
     tally.count_line(run.id, **({how: missing} if missing else {}))
     return sealing.queue_full_shards(tx, run.id)
+
+
+def _list_sampled(tx: Transaction, document: Rendering) -> list[UUID]:
+    """Its jobs that may come into the sample of the run: people will want to see their pages as they were."""
+    run = get_run(document)
+    size = parse_sample(run.spec.get("sample")).size
+    held = batches.load_batches(tx, [run.id]).get(run.id)
+    if not size or held is None:
+        return []
+    ended = held.batch.counts.completed
+    return [one for one in store.list_jobs(tx, document.id) if may_be_drawn(run.id, one, size=size, ended=ended)]
 
 
 def _count_missing(ctx: Context, document: Rendering, pipeline: Pipeline) -> int:

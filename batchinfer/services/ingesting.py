@@ -22,6 +22,7 @@ from batchinfer.services.sweeping import ERASE_WAIT_S
 from batchinfer.store import batches, documents, endings, ledger, userfiles
 from batchinfer.store import closing as store
 from batchinfer.store.minutes import Tally
+from batchinfer.store.unchanged import find_same_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +74,14 @@ def _skip(tx: Transaction, claim: Claim, document: Rendering, tally: Tally) -> b
     run = document.run
     if run is None or (run.spec.get("source") or {}).get("incremental") != Incremental.CONTENT or document.jobs:
         return False
-    same_as = ledger.find_same(tx, document)
-    if same_as is None:
+    if document.uri is None or document.blob is None or run.recipe is None:
         return False
+    same = find_same_content(
+        tx, tenant_id=document.tenant_id, recipe=run.recipe, uri=document.uri, sha256=document.blob
+    )
+    if same is None:
+        return False
+    same_as = same.document_id
     ledger.enter(tx, document, same_as=same_as)
     ledger.mark_skipped(tx, document, same_as)
     store.let_go(tx, document.tenant_id, list_originals(document), wait_s=ERASE_WAIT_S)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COUNTS = text("""
     SELECT coalesce(final_state, 'queued') AS state, count(*) AS number FROM jobs WHERE document_id = :id GROUP BY 1
 """)
+_JOBS = text("SELECT id FROM jobs WHERE document_id = :id")
 # Of a page that has no answer, nothing.
 _ANSWERS = text("""
     SELECT j.page, r.text FROM jobs j LEFT JOIN results r ON r.job_id = j.id
@@ -35,7 +36,8 @@ _LET_GO = text("""
         WHERE j.document_id = :id),
     gone AS (
         DELETE FROM job_blobs b USING (SELECT DISTINCT id FROM pages) AS p
-        WHERE b.job_id = p.id AND b.sha256 NOT IN (SELECT thumbnail FROM pages WHERE thumbnail IS NOT NULL)
+        WHERE b.job_id = p.id AND b.job_id <> ALL (CAST(:kept AS uuid[]))
+          AND b.sha256 NOT IN (SELECT thumbnail FROM pages WHERE thumbnail IS NOT NULL)
         RETURNING b.sha256)
     SELECT g.sha256, coalesce(f.size_bytes, 0) AS size_bytes
     FROM (SELECT DISTINCT sha256 FROM gone) AS g
@@ -89,9 +91,16 @@ class LetGo:
     size_bytes: int
 
 
-def let_pages_go(tx: Transaction, document: Rendering) -> LetGo:
-    """No job of a document refers to the pictures of its pages any more, but to their small copies alone."""
-    rows = tx.execute(_LET_GO, {"id": document.id, "tenant_id": document.tenant_id}).all()
+def list_jobs(tx: Transaction, document_id: UUID) -> list[UUID]:
+    """The ids of a document's jobs."""
+    return list(tx.execute(_JOBS, {"id": document_id}).scalars())
+
+
+def let_pages_go(tx: Transaction, document: Rendering, kept: Sequence[UUID] = ()) -> LetGo:
+    """No job of a document refers to the pictures of its pages any more, but to their small copies alone; those of
+    `kept` do."""
+    values = {"id": document.id, "tenant_id": document.tenant_id, "kept": list(kept)}
+    rows = tx.execute(_LET_GO, values).all()
     return LetGo([row.sha256 for row in rows], sum(row.size_bytes for row in rows))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
+
+from batchinfer.domain.sources import make_uri_key
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -20,17 +21,8 @@ _ENTER = text("""
         size_bytes = excluded.size_bytes, stamp = excluded.stamp, sha256 = excluded.sha256,
         pages = CASE WHEN excluded.pages > 0 THEN excluded.pages ELSE ledger.pages END, created_at = now()
 """)
-_FIND_SAME = text("""
-    SELECT l.document_id FROM ledger l JOIN documents d ON d.id = l.document_id
-    WHERE l.tenant_id = :tenant_id AND l.recipe = :recipe AND l.uri_key = :uri_key AND l.sha256 = :sha256
-""")
 _SKIP = text("UPDATE documents SET stage = 'skipped', same_as = :same_as WHERE id = :id")
 _COUNT = text("UPDATE runs SET skipped = skipped + 1 WHERE id = :id")
-
-
-def make_uri_key(uri: str) -> str:
-    """Under which a source's file is in the ledger: the SHA-256 of its uri."""
-    return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def enter(tx: Transaction, document: Rendering, *, same_as: UUID | None = None) -> None:
@@ -39,13 +31,6 @@ def enter(tx: Transaction, document: Rendering, *, same_as: UUID | None = None) 
     if (values := _values(document)) is not None:
         more = {"document_id": same_as or document.id, "size_bytes": document.size_bytes, "stamp": document.stamp}
         tx.execute(_ENTER, values | more | {"pages": document.pages or 0})
-
-
-def find_same(tx: Transaction, document: Rendering) -> UUID | None:
-    """The earlier document that has the answers of the same bytes at the same place, if it is still there."""
-    values = _values(document)
-    row = tx.execute(_FIND_SAME, values).first() if values else None
-    return row.document_id if row else None
 
 
 def mark_skipped(tx: Transaction, document: Rendering, same_as: UUID) -> None:
