@@ -34,15 +34,15 @@ _LET_GO = text("""
         FROM jobs j, jsonb_array_elements(CASE jsonb_typeof(j.prompt -> 'images') WHEN 'array'
                                           THEN j.prompt -> 'images' ELSE '[]' END) AS image
         WHERE j.document_id = :id),
+    pictures AS (
+        SELECT b.job_id, b.sha256, b.job_id = ANY (CAST(:kept AS uuid[])) AS stays
+        FROM job_blobs b JOIN (SELECT DISTINCT id FROM pages) AS p ON b.job_id = p.id
+        WHERE b.sha256 NOT IN (SELECT thumbnail FROM pages WHERE thumbnail IS NOT NULL)),
     gone AS (
-        DELETE FROM job_blobs b USING (SELECT DISTINCT id FROM pages) AS p
-        WHERE b.job_id = p.id AND b.job_id <> ALL (CAST(:kept AS uuid[]))
-          AND b.sha256 NOT IN (SELECT thumbnail FROM pages WHERE thumbnail IS NOT NULL)
-        RETURNING b.sha256)
-    SELECT g.sha256, coalesce(f.size_bytes, 0) AS size_bytes
-    FROM (SELECT DISTINCT sha256 FROM gone) AS g
-    LEFT JOIN blobs f ON f.tenant_id = :tenant_id AND f.sha256 = g.sha256
-    ORDER BY g.sha256
+        DELETE FROM job_blobs b USING pictures g WHERE b.job_id = g.job_id AND b.sha256 = g.sha256 AND NOT g.stays)
+    SELECT g.sha256, bool_or(NOT g.stays) AS goes, coalesce(max(f.size_bytes), 0) AS size_bytes
+    FROM pictures g LEFT JOIN blobs f ON f.tenant_id = :tenant_id AND f.sha256 = g.sha256
+    GROUP BY g.sha256 ORDER BY g.sha256
 """)
 _ERASE = text("""
     UPDATE blobs SET erase_at = now() + make_interval(secs => :wait_s) WHERE (tenant_id, sha256) IN (
@@ -85,7 +85,7 @@ def add_job(tx: Transaction, document_id: UUID) -> None:
 
 @dataclass(frozen=True)
 class LetGo:
-    """Blobs that the jobs of a document referred to, and their bytes together."""
+    """Blobs that some jobs of a document refer to no more, and the bytes of all its pages together."""
 
     names: list[str]
     size_bytes: int
@@ -101,7 +101,7 @@ def let_pages_go(tx: Transaction, document: Rendering, kept: Sequence[UUID] = ()
     `kept` do."""
     values = {"id": document.id, "tenant_id": document.tenant_id, "kept": list(kept)}
     rows = tx.execute(_LET_GO, values).all()
-    return LetGo([row.sha256 for row in rows], sum(row.size_bytes for row in rows))
+    return LetGo([row.sha256 for row in rows if row.goes], sum(row.size_bytes for row in rows))
 
 
 def let_go(tx: Transaction, tenant_id: UUID, names: Sequence[str], *, wait_s: float) -> None:

@@ -60,6 +60,12 @@ def sandbox() -> Iterator[SandboxPool]:
     pool.close()
 
 
+@pytest.fixture
+def settings(settings, tmp_path):
+    """Runs may read what lies in the test's folder."""
+    return settings.model_copy(update={"source_folders": str(tmp_path)})
+
+
 @dataclass
 class HandRun:
     """A run over files in a folder, and everything that workers do with it."""
@@ -70,12 +76,12 @@ class HandRun:
     id: UUID | None = None
     documents: list[UUID] = field(default_factory=list)
 
-    def declare(self, source: dict[str, Any] | None = None, **pipeline: Any) -> HandRun:
+    def declare(self, source: dict[str, Any] | None = None, sample: int = 0, **pipeline: Any) -> HandRun:
         """Begin a run; nothing is listed."""
         body = {
             "source": {"uri": f"file://{self.folder}", **(source or {})},
             "pipeline": {"model": "reader", "prompt": PROMPT, **pipeline},
-            "name": "nightly", "metadata": {"team": "a"},
+            "name": "nightly", "metadata": {"team": "a"}, "sample": {"size": sample},
         }  # fmt: skip
         self.id = runs.declare_run(self.bench.ctx, self.bench.caller, body)[0].id
         self.documents = []
@@ -230,6 +236,17 @@ def test_what_was_made_of_pages_goes_but_their_small_copies(run, bench):
     assert all(bench.ctx.blobs.exists(tenant, name["thumbnail"]) for name in kept)
     assert not bench.ctx.blobs.exists(tenant, run.row().blob), "it can be read from its source again"
     assert run.row().blob is not None
+
+
+def test_pictures_that_a_sample_may_show_stay(run, bench):
+    run.declare(sample=10).list(run.put("a.pdf", make_pdf("one", "two"))).render()
+    run.answer()
+    run.close()
+    names = [names_of(job) for job in run.jobs()]
+    bench.run("UPDATE blobs SET erase_at = now() - interval '1 second' WHERE erase_at IS NOT NULL")
+    erase(bench)
+    assert len(names) == 2
+    assert all(bench.ctx.blobs.exists(bench.caller.tenant_id, name["page"]) for name in names)
 
 
 def erase(bench: Any) -> None:
