@@ -30,14 +30,19 @@ def runs() -> None:
 @runs.command("start")
 @YAML
 @click.option("--watch", is_flag=True, help="Watch it to its end.")
+@click.option("--preview", is_flag=True, help="Only say what it would do: how much is new, unchanged, read again.")
 @JSON
 @remote
-def start_run(client: Client, path: Path, watch: bool, as_json: bool) -> None:
+def start_run(client: Client, path: Path, watch: bool, preview: bool, as_json: bool) -> None:
     """Begin a run that a YAML file declares."""
     declared = read_declarations(path)
     if len(declared) != 1:
         raise click.ClickException(f"{path.name}: it declares {len(declared)} runs. Put each into a file of its own.")
     with declared[0].naming_lines():
+        if preview:
+            found = client.runs.preview(declared[0].value)
+            emit(found) if as_json else say(make_plain(str(found["reason"]), 400))
+            return
         run = client.runs.start(declared[0].value)
     if watch:
         remark(f"{run.id} has begun.")
