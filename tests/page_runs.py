@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -77,7 +77,8 @@ class PageRun:
 def make_page_run(ctx: Context, caller: Caller, folder: Path, *, blob: str = "0" * 64, **pipeline: Any) -> PageRun:
     """Declare a run with this pipeline, whose listing is over."""
     whole = {"prompt": "read it", **pipeline}
-    body = {"source": {"uri": f"file://{folder}/*.pdf"}, "pipeline": whole}
+    body = {"source": {"uri": f"file://{folder}"}, "pipeline": whole}
+    ctx = replace(ctx, settings=ctx.settings.model_copy(update={"source_folders": str(folder)}))
     spec, run = runs.check_spec(ctx, caller, body), store.NewRun(new_id(), caller.tenant_id, body)
     document_id = new_id()
     with ctx.db.transaction() as tx:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.batch_items import NEVER_RAN, show_fault
 from batchinfer.domain.batches import NATIVE
+from batchinfer.domain.confidence import show_confidence
 from batchinfer.domain.ids import BATCH_LINE, COMPLETION, JOB, MESSAGE, REQUEST, RESPONSE, show_id
 from batchinfer.domain.jobs import Job, JobClass, JobState
 from batchinfer.domain.responses import find_status
@@ -112,7 +113,8 @@ def _native(job: Job) -> dict[str, Any]:
         "created_at": int(job.created_at.timestamp()),
         "finished_at": int(job.finished_at.timestamp()) if job.finished_at else None,
         "attempts": job.attempts,
-        "result": {name: result.get(name) for name in ("text", "finish_reason", "model", "revision", "engine")},
+        "result": {name: result.get(name) for name in ("text", "finish_reason", "model", "revision", "engine")}
+        | {"confidence": show_confidence(result.get("text") or "", result.get("logprobs"))},
         "usage": job.usage,
         "metadata": job.metadata,
         "cached": job.cached,

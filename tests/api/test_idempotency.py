@@ -106,6 +106,9 @@ AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limit
 #: POSTs about a webhook endpoint: a change and `enable` are as once, the others are meant anew each time.
 AS_ONCE |= {"{endpoint_id}", "enable", "rotate_secret", "test", "redeliver"}
 
+#: What would be done, or is done unless it was: the same schedule, template or text again changes nothing.
+AS_ONCE |= {"preview", "apply", "versions"}
+
 #: What is made of a run: sealed again, a sample of at least so many pages, a verdict, a golden prompt.
 AS_ONCE |= {"seal", "sample", "{job_id}", "golden"}
 
