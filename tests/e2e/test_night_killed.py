@@ -85,7 +85,8 @@ def test_a_night_that_was_killed_three_times_ends_like_one_that_was_not(
     start_up: Any, tmp_path: Path, patience: Callable[..., None]
 ) -> None:
     scans, results = tmp_path / "scans", tmp_path / "results"
-    results.mkdir()
+    for name in ("calm", "killed"):
+        (results / name).mkdir(parents=True)
     written = write_documents(scans, 11, count=DOCUMENTS)
     truth = {(one.path.name, n): page.fields for one in written for n, page in enumerate(one.pages, 1)}
     up = start_up(
@@ -97,7 +98,7 @@ def test_a_night_that_was_killed_three_times_ends_like_one_that_was_not(
     with up.client() as client:
         killed = declare(client, scans, results / "killed")
     run = wait_ended(up, killed, patience, kills=True)
-    assert run["status"] == "completed", run
+    assert run["status"] == "completed", json.dumps(run, indent=1)
     one, other = read_results(results / "calm"), read_results(results / "killed")
     assert one.keys() == other.keys() == truth.keys()
     assert {key: line["text"] for key, line in one.items()} == {key: line["text"] for key, line in other.items()}
