@@ -120,7 +120,7 @@ def test_files_that_others_made_end_well_or_with_a_reason(night_up: Any, patienc
         (folder / f"{number:03d}-{path.name}").write_bytes(path.read_bytes())
     body = {
         "source": {"uri": str(folder), "include": ["**/*.pdf"]},
-        "pipeline": {"model": "docreader", "prompt": "Read page {{ page }}.", "max_pages": 12},
+        "pipeline": {"model": "docreader", "prompt": "Read page {{ page }}.", "render": {"pages": "1-12"}},
     }
     with night_up.client() as client:
         run = client.post("/v1/runs", json=body).json()
@@ -129,5 +129,5 @@ def test_files_that_others_made_end_well_or_with_a_reason(night_up: Any, patienc
     assert ended["status"] in {"completed", "completed_with_errors"}
     assert len(documents) == len(foreign)
     faults = {one["error"]["code"] for one in documents if one.get("error")}
-    assert faults <= KNOWN_FAULTS | {"too_many_pages"}
+    assert faults <= KNOWN_FAULTS
     assert any(one["outcome"] == "completed" for one in documents)
