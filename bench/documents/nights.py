@@ -66,6 +66,7 @@ def start_opener(stand: Stand, *, processes: int) -> Worker:
 
 def declare(stand: Stand, folder: Path, **changes: Any) -> UUID:
     """A run over a folder. Answers its id."""
+    (stand.folder / "out").mkdir(exist_ok=True)
     body = {
         "source": {"uri": str(folder), "include": ["**/*"]},
         "pipeline": {"model": MODEL, "prompt": _PROMPT, "generation": {"max_tokens": 64}, "cache": "reuse_any"},
