@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Context
 
+pytestmark = pytest.mark.long
+
 NIGHT = """\
 name: nightly
 timing:

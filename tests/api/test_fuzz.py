@@ -74,7 +74,7 @@ def make_schema(client: FlaskClient) -> Any:
     return schemathesis.openapi.from_wsgi("/openapi.json", client.application, config=config)
 
 
-@pytest.mark.timeout(0 if EXAMPLES else 300)
+@pytest.mark.timeout(0 if EXAMPLES else 900)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=str)
 def test_every_answer_is_one_that_is_declared(fuzzed: FlaskClient, mode: GenerationMode) -> None:
     ids, tried = make_ids(fuzzed), []

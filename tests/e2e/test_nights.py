@@ -18,6 +18,8 @@ from batchinfer.samples.documents import write_documents
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.long
+
 DOCS = Path(__file__).resolve().parents[2] / "docs/nightly-documents.md"
 ENDED = {"completed", "completed_with_errors", "failed", "cancelled", "expired"}
 #: Where packages of Debian and of Python keep PDFs.

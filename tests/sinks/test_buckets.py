@@ -10,6 +10,8 @@ import pytest
 from batchinfer.errors import FetchFailed, Unavailable
 from batchinfer.services import sealing
 
+pytestmark = pytest.mark.long
+
 boto3 = pytest.importorskip("boto3")
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")

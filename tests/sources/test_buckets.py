@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from tests.sources.conftest import Night
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 

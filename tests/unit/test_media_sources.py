@@ -172,6 +172,7 @@ NAMES = st.text(st.sampled_from("ab.é~\x01 "), min_size=1, max_size=3).filter(l
 PATHS = st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12, unique=True)
 
 
+@pytest.mark.long
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(paths=PATHS, cut=st.integers(0, 12), at_once=st.integers(1, 4))
 def test_listing_goes_on_behind_any_entry(
@@ -213,6 +214,7 @@ def measure(entries: Iterator[Entry]) -> tuple[int, int]:
         tracemalloc.stop()
 
 
+@pytest.mark.long
 def test_memory_is_flat_however_many_there_are(folder: Path, settings: Settings) -> None:
     spread(folder, 200)
     few = measure(Folder(str(folder), settings).iterate(ALL))

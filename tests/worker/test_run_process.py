@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from PIL import Image, ImageDraw, ImageFont
 from sqlalchemy import text
 
@@ -18,6 +19,8 @@ from batchinfer.store.claims import LIST, RENDER
 if TYPE_CHECKING:
     from pathlib import Path
     from uuid import UUID
+
+pytestmark = pytest.mark.long
 
 MODEL = "fake-model"
 _INSERT = text("""
