@@ -1,4 +1,4 @@
-"""Real CPU and model workers over a run that was listed by hand: pages read, closed, and one drawn again on demand."""
+"""Real CPU and model workers over a run: pages read, closed, and one drawn again on demand."""
 
 from __future__ import annotations
 
@@ -9,26 +9,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from sqlalchemy import text
 
-from batchinfer.domain.ids import new_id
-from batchinfer.domain.jobs import JobClass, JobState
-from batchinfer.media.sources import read_stamp
+from batchinfer.domain.jobs import JobState
 from batchinfer.services import repeats, runs
-from batchinfer.store import batches, queue
-from batchinfer.store.claims import LIST, RENDER
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from uuid import UUID
 
 pytestmark = pytest.mark.long
 
 MODEL = "fake-model"
-_INSERT = text("""
-    INSERT INTO documents (id, tenant_id, class, model, filename, media_type, prompt, run_id, number, uri, size_bytes,
-        stamp, stage)
-    SELECT :id, tenant_id, 'batch', :model, :filename, '', '{}', id, 1, :uri, :size_bytes, :stamp, 'queued'
-    FROM runs WHERE id = :run_id
-""")
 
 
 def make_pdf(*pages: str) -> bytes:
@@ -41,18 +30,10 @@ def make_pdf(*pages: str) -> bytes:
     return buffer.getvalue()
 
 
-def list_one(work: Any, run_id: UUID, file: Path) -> UUID:
-    """What listing does, for one file."""
-    document_id = new_id()
-    size_bytes, stamp = read_stamp(f"file://{file}", work.ctx.settings)
-    values = {"id": document_id, "model": MODEL, "filename": file.name, "uri": f"file://{file}", "run_id": run_id}
-    with work.ctx.db.transaction() as tx:
-        tx.execute(text("DELETE FROM queue WHERE id = :id AND kind = :kind"), {"id": run_id, "kind": LIST})
-        tx.execute(_INSERT, values | {"size_bytes": size_bytes, "stamp": stamp})
-        queue.enqueue(tx, [queue.Entry(document_id, RENDER, work.caller.tenant_id, MODEL, JobClass.BATCH)])
-        # The listing is still open: the run does not end, and nothing is written of it.
-        batches.open_lines(tx, run_id, opened=1)
-    return document_id
+@pytest.fixture
+def settings(settings: Any, tmp_path: Path) -> Any:
+    """Runs may read what lies in the test's folder."""
+    return settings.model_copy(update={"source_folders": str(tmp_path)})
 
 
 def test_a_page_whose_picture_was_let_go_is_drawn_again(work, launcher, until, sql, tmp_path) -> None:
@@ -64,12 +45,12 @@ def test_a_page_whose_picture_was_let_go_is_drawn_again(work, launcher, until, s
         "source": {"uri": f"file://{folder}"}, "pipeline": {"model": MODEL, "prompt": "Read it.", "cache": "off"}
     }  # fmt: skip
     run, _ = runs.declare_run(work.ctx, work.caller, body)
-    document_id = list_one(work, run.id, file)
 
     def find(column: str) -> Any:
+        """A column of the run's one document; None before it is listed."""
         with work.ctx.db.transaction() as tx:
-            row = tx.execute(text("SELECT * FROM documents WHERE id = :id"), {"id": document_id}).one()
-        return getattr(row, column)
+            row = tx.execute(text("SELECT * FROM documents WHERE run_id = :id"), {"id": run.id}).one_or_none()
+        return getattr(row, column, None)
 
     launcher.start_cpu("--processes", "2")
     launcher.start_model()
