@@ -75,7 +75,7 @@ def kill_beat(cluster: Cluster, name: str, schedule_id: UUID, when: str) -> None
     member.wait()
 
 
-@pytest.mark.parametrize("beats", [1, 2])
+@pytest.mark.parametrize("beats", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_beat_killed_before_during_and_after_the_insert(
     make_cluster: Callable[..., Cluster], full: bool, beats: int
 ) -> None:
