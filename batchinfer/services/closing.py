@@ -124,8 +124,8 @@ def _list_sampled(tx: Transaction, document: Rendering) -> list[UUID]:
     """Its jobs that may come into the sample of the run: people will want to see their pages as they were."""
     run = get_run(document)
     size = parse_sample(run.spec.get("sample")).size
-    held = batches.load_batches(tx, [run.id]).get(run.id)
-    if not size or held is None:
+    held = batches.load_batches(tx, [run.id]).get(run.id) if size else None
+    if held is None:
         return []
     ended = held.batch.counts.completed
     return [one for one in store.list_jobs(tx, document.id) if may_be_drawn(run.id, one, size=size, ended=ended)]

@@ -69,7 +69,7 @@ def count_pages(tx: Transaction, changes: Mapping[UUID, Mapping[str, int]]) -> d
 
 _RECENT = text("""
     SELECT id, tenant_id, recent,
-           spec #> '{pipeline,stop_after}' AS stop_after, spec -> 'pipeline' ? 'stop_after' AS said, cause
+           spec #> '{pipeline,stop_after}' AS stop_after, spec -> 'pipeline' ? 'stop_after' AS said
     FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE
 """)
 _NOTE = text("""
