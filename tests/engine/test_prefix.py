@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import random
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache
 
 from workers.engine.engine import TransformersEngine
-from workers.engine.features import Features
+from workers.engine.features import Budgets, Features
 from workers.engine.prefix import PrefixStore
 from workers.engine.prepared import BLOCK_TOKENS, Prepared
 from workers.engine.protocol import Request
@@ -105,6 +107,47 @@ def test_the_store_stays_within_its_bytes(learnt: list[tuple[int, int]]) -> None
     assert held == store._held <= 4 * bytes_each
     assert store.forget() == (held > 0)
     assert not store.forget()
+
+
+def test_what_others_wait_for_is_kept_at_once_and_asked_for_once() -> None:
+    store = PrefixStore(10**6)
+    assert store.try_await(b"b")
+    assert not store.try_await(b"b"), "a beginning that came to nothing is not waited for again"
+    store.learn([b"a", b"b", b"c"], fill(100), 0, 0)
+    found = store.find([b"a", b"b", b"y"])
+    assert found is not None
+    assert found.tokens == 2 * BLOCK_TOKENS
+    store.forget()
+    assert store.try_await(b"b"), "it was dropped since"
+
+
+def test_of_many_that_begin_alike_at_once_one_computes_the_beginning() -> None:
+    loaded = families.load_family("qwen3_vl")
+    requests = [families.new_request(str(number), [*COMMON, 130 + number], max_tokens=4) for number in range(6)]
+    expected = [families.generate(loaded, request) for request in requests]
+    engine = TransformersEngine(loaded, classes=[LengthClass(8, 256)])
+    together = threading.Event()
+    # The engine's thread calls this after the first token of an unlike request; till then nobody else is admitted.
+    engine.submit(families.new_request("first", [150, 151], max_tokens=4), on_token=lambda *_: together.wait(PATIENCE_S))
+    handles = [engine.submit(request) for request in requests]
+    deadline = time.monotonic() + PATIENCE_S
+    while len(engine._ready()) < len(requests) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    together.set()
+    answers = [handle.result(PATIENCE_S) for handle in handles]
+    engine.close()
+    assert [list(done.token_ids) for done in answers] == expected
+    assert sorted(done.usage.cached_tokens for done in answers) == [0] + [96] * 5
+
+
+def test_a_beginning_that_cannot_be_kept_holds_nobody_up() -> None:
+    loaded = families.load_family("qwen3_vl")
+    requests = [families.new_request(str(number), [*COMMON, 130 + number], max_tokens=4) for number in range(6)]
+    engine = TransformersEngine(loaded, classes=[LengthClass(8, 256)], budgets=Budgets(prefix_cache_bytes=64))
+    answers = [engine.submit(request) for request in requests]
+    assert all(handle.result(PATIENCE_S).finish != "error" for handle in answers)
+    engine.close()
+    assert engine.prefixes.hits == 0
 
 
 def ask(engine: TransformersEngine, requests: list[Request]) -> list[Any]:

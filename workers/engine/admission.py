@@ -8,9 +8,13 @@ from typing import NamedTuple
 from workers.engine.features import Budgets, Features
 from workers.engine.forwards import Seat
 from workers.engine.prefix import Prefix, PrefixStore
-from workers.engine.prepared import Prepared
+from workers.engine.prepared import BLOCK_TOKENS, Prepared
 from workers.engine.scheduler import Places, PrefillBudget
 from workers.engine.tickets import Ticket
+
+#: The least tokens for which a request waits until another has computed the beginning that both have; below it the turn
+#: that it loses costs more than the tokens that it saves.
+_WORTH_WAITING_TOKENS = 64
 
 
 class Group(NamedTuple):
@@ -58,19 +62,21 @@ class Admission:
         seats: list[Seat] = []
         lead: tuple[object, ...] = ()
         prefix: Prefix | None = None
+        beginnings = _Beginnings(self._prefixes)
         for ticket in ready:
             item = ticket.plan.prepared
             place = places.find(item.total_tokens)
             if place is None:
                 places.hold(item.total_tokens)
                 continue
-            found = self._prefixes.find(self.prefix_keys(item)) if self._features.prefix_reuse else None
+            keys = self.prefix_keys(item) if self._features.prefix_reuse else []
+            found = self._prefixes.find(keys)
             if self._is_long(item, found):
                 if not seats and not cutting:
                     return Group([(ticket, place)], found, is_long=True)
                 continue
             key = item.group_key(found.key if found else None, slides=self._slides)
-            if seats and key != lead:
+            if seats and (key != lead or beginnings.is_worth_waiting(keys, found)):
                 continue
             if not budget.try_add(item):
                 break
@@ -78,6 +84,7 @@ class Admission:
                 lead, prefix = key, found
             places.take(place)
             seats.append((ticket, place))
+            beginnings.add(keys)
             if len(seats) == most:
                 break
         return Group(seats, prefix)
@@ -96,3 +103,32 @@ class Admission:
         """Whether a prompt goes in pieces."""
         rest = item.prompt_tokens - (prefix.tokens if prefix else 0)
         return self._features.chunked_prefill and rest > self._budgets.chunk_tokens and self._can_cut(item)
+
+
+class _Beginnings:
+    """How the requests of a group begin, so that of many with one long beginning a single one computes it.
+
+    The others are left out of the group and find the prefix kept a turn later. A beginning that could not be kept is
+    not waited for again.
+    """
+
+    def __init__(self, prefixes: PrefixStore) -> None:
+        self._prefixes = prefixes
+        self._keys: set[bytes] = set()
+        self._awaited: set[bytes] = set()
+
+    def add(self, keys: Sequence[bytes]) -> None:
+        """A request with these block keys is in the group."""
+        self._keys.update(key for key in keys if key)
+
+    def is_worth_waiting(self, keys: Sequence[bytes], found: Prefix | None) -> bool:
+        """Whether a request with these block keys waits for one of the group, beyond the prefix `found` for both."""
+        blocks = next((index for index in range(len(keys), 0, -1) if keys[index - 1] in self._keys), 0)
+        tokens = blocks * BLOCK_TOKENS - (found.tokens if found else 0)
+        if tokens < _WORTH_WAITING_TOKENS:
+            return False
+        key = keys[blocks - 1]
+        if key not in self._awaited and not self._prefixes.try_await(key):
+            return False
+        self._awaited.add(key)
+        return True

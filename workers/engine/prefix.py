@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicCache
 
 from workers.engine.prepared import BLOCK_TOKENS
 
-#: Block keys that are remembered as seen once.
+#: Block keys that are remembered as seen once, and as waited for.
 _SEEN = 65_536
 
 
@@ -43,11 +43,15 @@ class Prefix:
 
 
 class PrefixStore:
-    """Prefixes by key, bounded in bytes, least recently used out first. Kept where a key is seen a second time."""
+    """Prefixes by key, bounded in bytes, least recently used out first.
+
+    Kept where a key is seen a second time, or where others wait for it (`await_key`).
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._kept: OrderedDict[bytes, Prefix] = OrderedDict()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._awaited: OrderedDict[bytes, None] = OrderedDict()
         self._limit, self._held = limit_bytes, 0
         self.hits = self.tokens_saved = 0
 
@@ -65,6 +69,14 @@ class PrefixStore:
             self.hits += rows
             self.tokens_saved += prefix.tokens * rows
 
+    def try_await(self, key: bytes) -> bool:
+        """Ask that the next prefill which begins so is kept. False where that was asked before: it came to nothing."""
+        if key in self._awaited:
+            return False
+        self._awaited[key] = self._seen[key] = None
+        _bound(self._awaited)
+        return True
+
     def learn(self, keys: list[bytes], cache: DynamicCache, row: int, start: int, front: int = 0) -> None:
         """Look at a fresh prefill and keep a row's longest beginning that came before.
 
@@ -77,8 +89,7 @@ class PrefixStore:
                 worth = index + 1
             elif key:
                 self._seen[key] = None
-        while len(self._seen) > _SEEN:
-            self._seen.popitem(last=False)
+        _bound(self._seen)
         tokens = worth * BLOCK_TOKENS
         if tokens > front and keys[worth - 1] not in self._kept:
             parts = (slice(0, front), slice(start, start + tokens - front))
@@ -88,6 +99,7 @@ class PrefixStore:
         """Drop everything that is kept, to free memory. True where there was something."""
         held, self._held = self._held, 0
         self._kept.clear()
+        self._awaited.clear()
         return held > 0
 
     def _keep(self, prefix: Prefix) -> None:
@@ -96,8 +108,14 @@ class PrefixStore:
         self._kept[prefix.key] = prefix
         self._held += prefix.nbytes
         while self._held > self._limit:
-            _, dropped = self._kept.popitem(last=False)
+            key, dropped = self._kept.popitem(last=False)
+            self._awaited.pop(key, None)
             self._held -= dropped.nbytes
+
+
+def _bound(keys: OrderedDict[bytes, None]) -> None:
+    while len(keys) > _SEEN:
+        keys.popitem(last=False)
 
 
 def cut(cache: DynamicCache, row: int, parts: Sequence[slice], key: bytes) -> Prefix:
