@@ -72,10 +72,12 @@ def test_killed_with_its_supervisor(cluster: Cluster, send: Any, settle_clean: A
     cluster.kill(member.name)
     member.wait()
     assert cluster.count(HELD, pid) >= SLOTS
+    ((lease_id,),) = cluster.sql("SELECT id FROM leases WHERE pid = %s AND NOT dead", pid)
     cluster.wait(lambda: cluster.count(HELD, pid) == 0, "the lease runs out")
     # Three seconds and the next look; the rest is for a machine that has much else to do.
     assert time.monotonic() - killed_at < cluster.settings.lease_ttl_s + 60
-    assert cluster.count("SELECT count(*) FROM leases WHERE pid = %s AND end_reason = 'silent'", pid) == 1
+    # That one: on a crowded machine it may have lost others before, and gone on with a new one.
+    assert cluster.count("SELECT count(*) FROM leases WHERE id = %s AND end_reason = 'silent'", lease_id) == 1
     settle_clean(cluster, load)
     assert list_states(cluster, load.ids()) == {"succeeded": load.total}
 
