@@ -12,6 +12,7 @@ from batchinfer.domain.pipelines import Check
 from batchinfer.domain.quality import find_fault, read_quality
 from batchinfer.domain.retries import RetryClass, classify_failure
 from batchinfer.errors import BadRequest, Failure
+from batchinfer.services import work
 from batchinfer.store.claims import Claim, Ending, Outcome
 from workers.engine.protocol import Done, EngineFailure, Image, Refused, Request, Sampling
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from batchinfer.services.work import Work
-
-#: A row that was given back so often keeps its slot to its end: a long page of a night must not begin for ever.
-MOST_RELEASES = 3
 
 
 def build_request(piece: Work) -> Request:
@@ -44,7 +42,7 @@ def build_request(piece: Work) -> Request:
             job_class=claim.job_class.value,
             deadline=_find_deadline(claim),
             stop_repetition=_stops_loops(prompt),
-            evictable=claim.released < MOST_RELEASES,
+            evictable=piece.yielded < work.MOST_YIELDS,
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Failure("The job's stored prompt cannot be read. Submit it again.", code="prompt_unreadable") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain import quality
+from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.retries import RetryClass, find_rule
 from batchinfer.errors import Failure
 from batchinfer.services import climbing, holding, reusing
@@ -22,6 +23,7 @@ from batchinfer.store.claims import (
     CLOSE,
     DELIVER,
     EXPORT,
+    FETCH,
     INFER,
     LIST,
     PREPARE,
@@ -47,11 +49,15 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 __all__ = [
-    "CLOSE", "DELIVER", "EXPORT", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim", "Ending",
-    "Group", "Outcome",
+    "CLOSE", "DELIVER", "EXPORT", "FETCH", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim",
+    "Ending", "Group", "Outcome",
     "PagePicture", "Work", "beat", "cancel_claims", "claim", "complete_group", "end_lease", "fail", "finish_render",
     "load_claims", "make_turns", "mark_prepared", "open_lease", "reap", "record_replica", "release", "save_pages",
 ]  # fmt: skip
+
+
+#: A row that gave up its slot so often keeps it to its end: a long page of a night must not begin for ever.
+MOST_YIELDS = 3
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Work:
     documents: dict[str, Path] = field(default_factory=dict)
     #: For deliver: what to hand over; `prompt` and `paths` are empty.
     delivery: Delivery | None = None
+    #: For infer: how often a model worker gave the job back, at least where that was `MOST_YIELDS` times or more.
+    yielded: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,9 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         blobs = climbing.load_documents(
             tx, [prompts[claim.subject_id] for claim in claims if claim.kind == PREPARE and claim.subject_id in prompts]
         )
-        # What these two are about is looked at when they are done; where it is gone, nothing is left to do.
-        plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL)}
+        yielded = _count_yields(tx, claims)
+        # What these are about is looked at when they are done; where it is gone, nothing is left to do.
+        plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL, FETCH)}
         known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys() | plain
         missing = [claim for claim in claims if claim.subject_id not in known]
         tally = Tally()
@@ -209,7 +218,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         if claim.kind == DELIVER
         else Work(claim, {}, ())
         if claim.kind not in (INFER, PREPARE)
-        else _prompting(ctx, claim, prompts[claim.subject_id], blobs)
+        else _prompting(ctx, claim, prompts[claim.subject_id], blobs, yielded.get(claim.subject_id, 0))
         for claim in left
     ]
 
@@ -224,13 +233,23 @@ def _rendering(ctx: Context, claim: Claim, rendering: Rendering) -> Work:
     return Work(claim, rendering.prompt, paths, rendering.rendered, rendering.media_type, rendering)
 
 
-def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any], blobs: dict[str, str]) -> Work:
+def _count_yields(tx: Transaction, claims: Sequence[Claim]) -> dict[UUID, int]:
+    """Of rows that yield to others, how often each did; looked up only where it may be too often."""
+    asked = [
+        claim.subject_id
+        for claim in claims
+        if claim.kind == INFER and claim.job_class is JobClass.BATCH and claim.released >= MOST_YIELDS
+    ]
+    return returns.count_releases(tx, asked) if asked else {}
+
+
+def _prompting(ctx: Context, claim: Claim, prompt: dict[str, Any], blobs: dict[str, str], yielded: int) -> Work:
     images = prompt["images"] if claim.kind == PREPARE else [image["normal"] for image in prompt["images"]]
     images = [image for image in images if "sha256" in image]
     paths = tuple(ctx.blobs.path(claim.tenant_id, image["sha256"]) for image in images)
     wanted = quality.find_documents(prompt) if claim.kind == PREPARE else []
     found = {name: ctx.blobs.path(claim.tenant_id, blobs[name]) for name in wanted if name in blobs}
-    return Work(claim, prompt, paths, documents=found)
+    return Work(claim, prompt, paths, documents=found, yielded=yielded)
 
 
 def complete_group(ctx: Context, lease_id: UUID, outcomes: Sequence[Outcome], errors: Sequence[Ending] = ()) -> Group:

@@ -181,6 +181,20 @@ def release(tx: Transaction, *, lease_id: UUID, claims: Sequence[Claim] | None =
     return give_back(tx, _RELEASE, "released", values)
 
 
+_COUNT_RELEASES = text("""
+    SELECT job_id, count(*) AS number FROM attempts
+    WHERE job_id = ANY (CAST(:ids AS uuid[])) AND kind = 'infer' AND outcome = 'released' GROUP BY job_id
+""")
+
+
+def count_releases(tx: Transaction, job_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How often each job was given back by a model worker; those that never were are left out.
+
+    `queue.released` counts more: preparing, and each rung of a ladder, sets it to all tries so far.
+    """
+    return {row.job_id: row.number for row in tx.execute(_COUNT_RELEASES, {"ids": list(job_ids)})}
+
+
 def lose(
     tx: Transaction, *, lease_ids: Sequence[UUID], rule: LossRule, suspects: Suspects, tally: Tally
 ) -> list[Requeued]:

@@ -13,7 +13,7 @@ from batchinfer.domain.runs import TERMINAL, Run, RunState
 from batchinfer.services import runs
 from bench.api.web import find_servers, read_cpu_s
 from bench.documents.corpus import Corpus, write_corpus
-from bench.queue.stand import MODEL, Stand, Worker
+from bench.queue.stand import MODEL, PATIENCE_S, Stand, Worker
 
 #: Each engine reads so many pages at a time, a page in so many steps.
 SLOTS, STEPS = 16, 16
@@ -77,9 +77,13 @@ def declare(stand: Stand, folder: Path, **changes: Any) -> UUID:
     return run.id
 
 
-def wait_for_end(stand: Stand, run_id: UUID) -> Run:
-    """The run once it has ended. Raises TimeoutError, and RuntimeError where it ended badly."""
-    run: Run = stand.wait(lambda: _find_ended(stand, run_id), "the end of the run")
+def wait_for_end(stand: Stand, run_id: UUID, *, expected_s: float = 0.0) -> Run:
+    """The run once it has ended. Raises TimeoutError, and RuntimeError where it ended badly.
+
+    `expected_s` is what the engines alone need; three times that, and some minutes, is when it hangs.
+    """
+    patience_s = PATIENCE_S + 3 * expected_s
+    run: Run = stand.wait(lambda: _find_ended(stand, run_id), "the end of the run", patience_s=patience_s)
     if run.state is not RunState.COMPLETED:
         raise RuntimeError(f"the run ended as {run.state}: {json.dumps(run.cause)}")
     return run
@@ -100,7 +104,7 @@ def _read_night(stand: Stand, corpus: Corpus, roots: dict[str, list[int]], pages
     run_id = declare(stand, corpus.folder)
     stand.wait(lambda: stand.run("SELECT count(*) FROM results"), "the first answer", every_s=0.05)
     first_s = time.perf_counter() - began
-    run = wait_for_end(stand, run_id)
+    run = wait_for_end(stand, run_id, expected_s=corpus.pages / pages_per_s)
     seconds = time.perf_counter() - began
     rate = float(stand.run(_RATE, id=run_id))
     spent = {name: 1e3 * (_sum(pids) - before[name]) / corpus.pages for name, pids in roots.items()}

@@ -104,14 +104,16 @@ class Stand:
                 self.ctx.announcer.announce(MODEL, JobClass.NORMAL, made[-len(new) :])
         return made
 
-    def wait(self, condition: Callable[[], Any], what: str, *, every_s: float = 0.5) -> Any:
+    def wait(
+        self, condition: Callable[[], Any], what: str, *, every_s: float = 0.5, patience_s: float = PATIENCE_S
+    ) -> Any:
         """Look until something is so. Raises TimeoutError."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + patience_s
         while time.monotonic() < until:
             if found := condition():
                 return found
             time.sleep(every_s)
-        raise TimeoutError(f"{what} did not happen within {PATIENCE_S:.0f} s.")
+        raise TimeoutError(f"{what} did not happen within {patience_s:.0f} s.")
 
     def start_worker(self, *, slots: int, steps_per_s: float, name: str = "bench", **changes: Any) -> Worker:
         """A real model worker with the fake engine. Returns once it is ready."""

@@ -35,10 +35,10 @@ def claim(kind: str) -> Claim:
 def test_a_model_worker_gets_the_paths_of_what_the_sandbox_made() -> None:
     prompt = {"images": [{"sha256": SENT, "normal": {"sha256": MADE}}]}
     ctx = cast("Any", Ctx())
-    assert [path.name for path in work._prompting(ctx, claim(INFER), prompt, {}).paths] == [MADE]
-    assert [path.name for path in work._prompting(ctx, claim(PREPARE), prompt, {}).paths] == [SENT]
+    assert [path.name for path in work._prompting(ctx, claim(INFER), prompt, {}, 0).paths] == [MADE]
+    assert [path.name for path in work._prompting(ctx, claim(PREPARE), prompt, {}, 0).paths] == [SENT]
     with pytest.raises(TypeError):
-        work._prompting(ctx, claim(INFER), {"images": [{"sha256": SENT, "normal": None}]}, {})
+        work._prompting(ctx, claim(INFER), {"images": [{"sha256": SENT, "normal": None}]}, {}, 0)
 
 
 def test_a_job_is_not_ready_while_a_picture_is_as_it_was_sent() -> None:

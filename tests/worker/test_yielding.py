@@ -48,15 +48,31 @@ def test_an_interactive_job_ends_before_any_row_of_a_full_worker(make_rig, work,
 def test_what_was_given_back_three_times_keeps_its_slot(make_rig, work, sql, until) -> None:
     (night,) = submit_night(work, 1, "[[steps:400]] night")
     sql("UPDATE queue SET released = 3, attempt = 3 WHERE id = %s", night)
+    sql(
+        "INSERT INTO attempts (job_id, number, tenant_id, outcome, kind) "
+        "SELECT id, number, tenant_id, 'released', 'infer' FROM queue, generate_series(1, 3) AS number WHERE id = %s",
+        night,
+    )
     rig = start(make_rig(slots=1, steps_per_s=200))
     until(lambda: rig.engine.stats().running == 1, "it runs")
     now = submit_now(work)
     until(lambda: rig.engine.stats().waiting == 1, "the interactive job is claimed, and waits in the engine")
     assert work.state(night) is JobState.RUNNING
     first, second = work.wait(night, now)
-    assert (work.outcomes(night), first.attempts) == (["succeeded"], 1)
+    assert (work.outcomes(night), first.attempts) == ([*["released"] * 3, "succeeded"], 1)
     assert first.finished_at < second.finished_at
     assert rig.engine.stats().evicted == 0
+
+
+def test_tries_that_were_no_yielding_do_not_make_a_row_keep_its_slot(make_rig, work, sql, until) -> None:
+    """Preparing, and each rung that a refused page climbs, count as released too."""
+    (night,) = submit_night(work, 1)
+    sql("UPDATE queue SET released = 3, attempt = 3 WHERE id = %s", night)
+    rig = start(make_rig(slots=1, steps_per_s=200))
+    until(lambda: rig.engine.stats().running == 1, "it runs")
+    (now,) = work.wait(submit_now(work))
+    assert now.state is JobState.SUCCEEDED
+    assert rig.engine.stats().evicted == 1
 
 
 def test_behind_normal_rows_it_waits_for_a_slot_and_not_for_the_buffer(make_rig, work, until) -> None:
