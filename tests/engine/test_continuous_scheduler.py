@@ -46,6 +46,14 @@ def test_a_group_is_not_mostly_padding() -> None:
     assert take(PrefillBudget(10**6, 100, 8), Sized(10), Sized(10), Sized(200)) == [True, True, False]
 
 
+def test_tokens_that_are_copied_are_held_and_not_computed() -> None:
+    budget = PrefillBudget(100, 10**6, 8, held=1000)
+    assert [budget.try_add(Sized(320), reused=300) for _ in range(4)] == [True, True, True, False]
+    assert [PrefillBudget(100, 10**6, 8).try_add(Sized(320), reused=300) for _ in range(2)] == [True, True]
+    computing = PrefillBudget(50, 10**6, 8, held=10**6)
+    assert [computing.try_add(Sized(320), reused=300) for _ in range(3)] == [True, True, False]
+
+
 def test_the_shortest_class_that_holds_a_request_takes_it() -> None:
     places = Places([(100, 1), (400, 2)])
     assert [places.find(size) for size in (100, 101, 401)] == [0, 1, None]

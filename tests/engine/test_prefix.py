@@ -128,7 +128,9 @@ def test_of_many_that_begin_alike_at_once_one_computes_the_beginning() -> None:
     engine = TransformersEngine(loaded, classes=[LengthClass(8, 256)])
     together = threading.Event()
     # The engine's thread calls this after the first token of an unlike request; till then nobody else is admitted.
-    engine.submit(families.new_request("first", [150, 151], max_tokens=4), on_token=lambda *_: together.wait(PATIENCE_S))
+    engine.submit(
+        families.new_request("first", [150, 151], max_tokens=4), on_token=lambda *_: together.wait(PATIENCE_S)
+    )
     handles = [engine.submit(request) for request in requests]
     deadline = time.monotonic() + PATIENCE_S
     while len(engine._ready()) < len(requests) and time.monotonic() < deadline:

@@ -58,7 +58,8 @@ class Admission:
         `busy` says whether rows are in flight, `cutting` whether a long prompt is under way: then others wait for it.
         """
         most = most if self._features.grouped_prefill else 1
-        budget = PrefillBudget(self._find_tokens(busy), self._budgets.prefill_pixels, most)
+        limits = self._budgets
+        budget = PrefillBudget(self._find_tokens(busy), limits.prefill_pixels, most, limits.prefill_tokens)
         seats: list[Seat] = []
         lead: tuple[object, ...] = ()
         prefix: Prefix | None = None
@@ -78,7 +79,7 @@ class Admission:
             key = item.group_key(found.key if found else None, slides=self._slides)
             if seats and (key != lead or beginnings.is_worth_waiting(keys, found)):
                 continue
-            if not budget.try_add(item):
+            if not budget.try_add(item, found.tokens if found else 0):
                 break
             if not seats:
                 lead, prefix = key, found

@@ -33,22 +33,32 @@ class LengthClass:
 
 @dataclass
 class PrefillBudget:
-    """What one prefill may hold. A group's cost is its padded size: rows times the longest prompt."""
+    """What one prefill may hold. A group's cost is its padded size: rows times the longest prompt.
+
+    `tokens` are those that it computes, `held` those of its keys and values, with the beginnings that are copied;
+    without it they are not counted.
+    """
 
     tokens: int
     pixels: int
     rows: int
+    held: int | None = None
     _longest: int = 0
     _sum: int = 0
     _rows: int = 0
     _pixels: int = 0
 
-    def try_add(self, item: Item) -> bool:
-        """Take the item if the group with it stays in the budget and is not mostly padding; the first always fits."""
-        longest, rows = max(self._longest, item.prompt_tokens), self._rows + 1
-        total, pixels = self._sum + item.prompt_tokens, self._pixels + item.pixels
+    def try_add(self, item: Item, reused: int = 0) -> bool:
+        """Take the item if the group with it stays in the budget and is not mostly padding; the first always fits.
+
+        Its first `reused` tokens are copied, as are those of all others of the group.
+        """
+        computed = item.prompt_tokens - reused
+        longest, rows = max(self._longest, computed), self._rows + 1
+        total, pixels = self._sum + computed, self._pixels + item.pixels
         padded = longest * rows
         over = padded > self.tokens or pixels > self.pixels or rows > self.rows
+        over = over or (self.held is not None and padded + reused * rows > self.held)
         if self._rows and (over or padded > 2 * total):
             return False
         self._longest, self._sum, self._rows, self._pixels = longest, total, rows, pixels
