@@ -14,6 +14,7 @@ ENDPOINT, DELIVERY = "we_", "whd_"
 UPLOAD, UPLOAD_PART = "upload_", "part_"
 SCHEDULE, RUN, TEMPLATE, SHARD, GOLDEN = "sched_", "run_", "tmpl_", "shard_", "gold_"
 TENANT, ACT = "tenant_", "act_"
+DEPLOYMENT, REPLICA = "dep_", "rep_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
 #: A job under OpenAI's names: the digits are the job's.
@@ -23,6 +24,7 @@ _NOUNS = {
     RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part", BATCH_LINE: "line",
     SCHEDULE: "schedule", RUN: "run", TEMPLATE: "template", SHARD: "shard", GOLDEN: "golden prompt",
     ENDPOINT: "webhook endpoint", DELIVERY: "delivery", TENANT: "tenant", ACT: "act",
+    DEPLOYMENT: "deployment", REPLICA: "replica",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.

@@ -40,6 +40,23 @@ _LIST = text("""
     SELECT tenant_id, subject, subject_id, event, actor, data, created_at FROM events
     WHERE subject_id = :subject_id AND tenant_id = :tenant_id ORDER BY id LIMIT 1000
 """)
+# The subjects as the index of the fleet's events spells them.
+_LIST_FLEET = text("""
+    SELECT id, tenant_id, subject, subject_id, event, actor, data, created_at FROM events
+    WHERE subject = ANY (ARRAY['model'::text, 'deployment'::text, 'replica'::text, 'host'::text])
+      AND (CAST(:after AS uuid) IS NULL OR id < :after) AND (CAST(:subject AS text) IS NULL OR subject = :subject)
+      AND (CAST(:subject_id AS uuid) IS NULL OR subject_id = :subject_id)
+    ORDER BY id DESC LIMIT :limit
+""")
+FLEET_SUBJECTS = ("model", "deployment", "replica", "host")
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """A change with its id, as it was written."""
+
+    id: UUID
+    event: Event
 
 
 def record(tx: Transaction, rows: Sequence[Event]) -> None:
@@ -64,3 +81,20 @@ def list_events(tx: Transaction, tenant_id: UUID, subject_id: UUID) -> list[Even
     """The events of one thing, oldest first, at most 1000."""
     rows = tx.execute(_LIST, {"tenant_id": tenant_id, "subject_id": subject_id})
     return [Event(**row._mapping) for row in rows]
+
+
+def list_fleet(
+    tx: Transaction,
+    *,
+    after: UUID | None = None,
+    subject: str | None = None,
+    subject_id: UUID | None = None,
+    limit: int = 20,
+) -> list[StoredEvent]:
+    """What happened to models, deployments, replicas and hosts, newest first, below the id `after`."""
+    values = {"after": after, "subject": subject, "subject_id": subject_id, "limit": limit}
+    return [_as_stored(dict(row._mapping)) for row in tx.execute(_LIST_FLEET, values)]
+
+
+def _as_stored(row: dict[str, Any]) -> StoredEvent:
+    return StoredEvent(row.pop("id"), Event(**row))

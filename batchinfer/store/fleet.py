@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
+from batchinfer.store import revisions
 from batchinfer.store.clean import as_jsonb, clean_text
 
 if TYPE_CHECKING:
@@ -31,18 +32,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A wish: so many replicas of a model on a kind of device."""
-
-    id: UUID
-    model: str
-    path: str
-    engine: str
-    device: str
-    replicas: int
-
-
-@dataclass(frozen=True)
 class Replica:
     """One model in one worker process."""
 
@@ -61,13 +50,28 @@ class Replica:
     created_at: datetime
     ready_at: datetime | None
     ended_at: datetime | None
+    deployment_id: UUID | None = None
+    host: str | None = None
+    #: A word of `domain.replicas.Wanted`.
+    wanted: str = "serve"
+    #: MiB by part as planned, and in all.
+    plan: dict[str, Any] | None = None
+    planned_mib: int | None = None
+    #: Seconds of its start by phase.
+    phases: dict[str, float] | None = None
+    versions: dict[str, str] | None = None
 
 
+# A revision that a swap chose stays the one that is served, whatever is registered beside it: a restart undoes no swap.
 _REGISTER = text("""
-    INSERT INTO models (id, tenant_id, name, revision, path, facts)
-    VALUES (:id, :tenant_id, :name, :revision, :path, :facts)
-    ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, path = excluded.path, facts = excluded.facts
-    RETURNING id
+    WITH made AS (
+        INSERT INTO models AS m (id, tenant_id, name, revision, path, facts)
+        VALUES (:id, :tenant_id, :name, :revision, :path, :facts)
+        ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, path = excluded.path, facts = excluded.facts
+        WHERE NOT EXISTS (SELECT 1 FROM deployments d
+                          WHERE d.model_id = m.id AND d.stopped_at IS NULL AND d.previous_revision IS NOT NULL)
+        RETURNING id)
+    SELECT id FROM made UNION ALL SELECT id FROM models WHERE name = :name LIMIT 1
 """)
 
 
@@ -76,13 +80,16 @@ def register_model(tx: Transaction, *, name: str, path: str, revision: str, fact
     values = {"name": name, "path": path, "revision": revision, "facts": as_jsonb(facts)}
     row = tx.execute(_REGISTER, {"id": new_id(), "tenant_id": DEFAULT_TENANT, **values})
     model_id: UUID = row.scalar_one()
+    source = {"kind": "folder", "path": path}
+    revisions.save_revision(tx, name, revision, source=source, path=path, state="fetched", facts=facts)
     return model_id
 
 
 _MODELS = """
     SELECT m.id, m.name, m.revision, m.path, m.facts, m.created_at,
         CASE WHEN bool_or(r.state = 'ready' AND r.ended_at IS NULL) THEN 'ready'
-             WHEN bool_or(r.state IN ('loading', 'verifying') AND r.ended_at IS NULL) THEN 'loading'
+             WHEN bool_or(r.state IN ('planned', 'loading', 'verifying', 'standing_by') AND r.ended_at IS NULL)
+                 THEN 'loading'
              WHEN (array_agg(r.state ORDER BY r.created_at DESC))[1] = 'failed' THEN 'failed'
              ELSE 'stopped' END AS state
     FROM models m LEFT JOIN replicas r ON r.model = m.name {where}
@@ -109,42 +116,6 @@ def model_exists(tx: Transaction, name: str) -> bool:
     return tx.execute(_EXISTS, {"name": clean_text(name)}).first() is not None
 
 
-# The model's row is locked first, so that two calls at once make one deployment.
-_LOCK_MODEL = text("SELECT id FROM models WHERE name = :name FOR UPDATE")
-_UPDATE_DEPLOYMENT = text("""
-    UPDATE deployments SET engine = :engine, replicas = :replicas
-    WHERE model_id = :model_id AND device = :device AND stopped_at IS NULL RETURNING id
-""")
-_INSERT_DEPLOYMENT = text("""
-    INSERT INTO deployments (id, tenant_id, model_id, engine, device, replicas)
-    VALUES (:id, :tenant_id, :model_id, :engine, :device, :replicas) RETURNING id
-""")
-_LIST_DEPLOYMENTS = text("""
-    SELECT d.id, m.name AS model, m.path, d.engine, d.device, d.replicas
-    FROM deployments d JOIN models m ON m.id = d.model_id WHERE d.stopped_at IS NULL ORDER BY d.id
-""")
-
-
-def ensure_deployment(tx: Transaction, *, model: str, engine: str, device: str, replicas: int) -> UUID | None:
-    """Want a model on a device: one deployment a (model, device). None where there is no such model."""
-    found = tx.execute(_LOCK_MODEL, {"name": model}).scalar_one_or_none()
-    if found is None:
-        return None
-    values = {"model_id": found, "engine": engine, "device": device, "replicas": replicas}
-    present: UUID | None = tx.execute(_UPDATE_DEPLOYMENT, values).scalars().first()
-    if present is not None:
-        return present
-    deployment_id: UUID = tx.execute(
-        _INSERT_DEPLOYMENT, {"id": new_id(), "tenant_id": DEFAULT_TENANT, **values}
-    ).scalar_one()
-    return deployment_id
-
-
-def list_deployments(tx: Transaction) -> list[Deployment]:
-    """What is wanted, oldest first."""
-    return [Deployment(**row._mapping) for row in tx.execute(_LIST_DEPLOYMENTS)]
-
-
 # A worker's name belongs to one replica: an older one of that name that did not end is gone without a word.
 _SUPERSEDE = text("""
     UPDATE replicas SET state = 'failed', ended_at = now()
@@ -167,7 +138,7 @@ _SAVE_REPLICA = text("""
 """)
 _LIST_REPLICAS = text("""
     SELECT id, worker, model, revision, engine, device, state, lease_id, error, memory_mib, verdict, created_at,
-           ready_at, ended_at
+           ready_at, ended_at, deployment_id, host, wanted, plan, planned_mib, phases, versions
     FROM replicas WHERE ended_at IS NULL OR ended_at > now() - make_interval(secs => :ended_within_s)
     ORDER BY ended_at IS NOT NULL, worker, created_at DESC LIMIT 500
 """)

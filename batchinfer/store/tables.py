@@ -26,9 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from batchinfer.store.columns import SCHEMA_VERSION, class_column, metadata, tenant_column, time_column, version_column
+from batchinfer.store.fleet_tables import models
 from batchinfer.store.run_tables import documents
 
-__all__ = ["SCHEMA_VERSION", "documents", "metadata"]
+__all__ = ["SCHEMA_VERSION", "documents", "metadata", "models"]
 
 tenants = Table(
     "tenants", metadata,
@@ -58,30 +59,6 @@ api_keys = Table(
     Index("ix_api_keys_tenant", "tenant_id", "id"),
 )  # fmt: skip
 
-models = Table(
-    "models", metadata,
-    Column("id", Uuid, primary_key=True),
-    tenant_column(),
-    Column("name", Text, nullable=False, unique=True),
-    Column("revision", Text, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("facts", JSONB, nullable=False, server_default=text("'{}'")),
-    version_column(),
-    time_column("created_at", nullable=False, now=True),
-)  # fmt: skip
-
-deployments = Table(
-    "deployments", metadata,
-    Column("id", Uuid, primary_key=True),
-    tenant_column(),
-    Column("model_id", Uuid, ForeignKey("models.id"), nullable=False),
-    Column("engine", Text, nullable=False, server_default="auto"),
-    Column("device", Text, nullable=False, server_default="auto"),
-    Column("replicas", Integer, nullable=False, server_default="1"),
-    class_column(), version_column(),
-    time_column("created_at", nullable=False, now=True), time_column("stopped_at"),
-)  # fmt: skip
-
 leases = Table(
     "leases", metadata,
     Column("id", Uuid, primary_key=True),
@@ -97,24 +74,6 @@ leases = Table(
     time_column("opened_at", nullable=False, now=True),
     time_column("heartbeat_at", nullable=False, now=True), time_column("ended_at"),
     Column("end_reason", Text),
-)  # fmt: skip
-
-replicas = Table(
-    "replicas", metadata,
-    Column("id", Uuid, primary_key=True),
-    tenant_column(),
-    Column("deployment_id", Uuid, ForeignKey("deployments.id")),
-    Column("lease_id", Uuid),
-    Column("worker", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("revision", Text, nullable=False, server_default=""),
-    Column("engine", Text, nullable=False, server_default=""),
-    Column("device", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("verdict", JSONB), Column("error", JSONB),
-    Column("memory_mib", Integer),
-    version_column(),
-    time_column("created_at", nullable=False, now=True), time_column("ready_at"), time_column("ended_at"),
 )  # fmt: skip
 
 jobs = Table(
@@ -224,7 +183,7 @@ queue = Table(
     Column("crashes", Integer, nullable=False, server_default="0"),
     #: Lost workers of which this row may have been the cause; one that was certainly not at work is no suspect.
     Column("suspected", Integer, nullable=False, server_default="0"),
-    #: Claims given back by a worker that drained.
+    #: Claims that no user counts: given back by a worker that drained or yielded, preparing, rungs of a ladder.
     Column("released", Integer, nullable=False, server_default="0"),
     Column("lease_id", Uuid), time_column("leased_at"),
     time_column("available_at", nullable=False, now=True), time_column("expires_at"),
@@ -389,6 +348,8 @@ events = Table(
     Column("actor", Text), Column("data", JSONB, nullable=False, server_default=text("'{}'")),
     time_column("created_at", nullable=False, now=True),
     Index("ix_events_subject", "subject_id", "id"),
+    Index("ix_events_fleet", "id", postgresql_where=text(
+        "subject = ANY (ARRAY['model'::text, 'deployment'::text, 'replica'::text, 'host'::text])")),
 )  # fmt: skip
 
 #: Changes of state as users may follow them, a row a transaction, tenant and state; a batch's come from a trigger.
