@@ -120,6 +120,9 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
         database_url=database_url,
         redis_url=redis_url,
         secret_key=secrets.token_urlsafe(32),
+        # No test leaves this machine: whatever asks a hub is refused, unless the test has one of its own.
+        hub_url="http://127.0.0.1:9",
+        modelscope_url="http://127.0.0.1:9",
     )
 
 

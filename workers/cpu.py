@@ -20,7 +20,7 @@ from workers.crew import Crew
 from workers.duty import Duty
 from workers.lease import Lease
 from workers.ticking import StandIn
-from workers.workshop import DELIVERIES, Workshop
+from workers.workshop import DELIVERIES, FETCHES, LISTINGS, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,11 @@ class CpuStep(DutyStep):
 
     def make_duty(self, worker: Any) -> Duty:
         processes, name = int(self.options["processes"]), str(worker.hostname)
-        ctx = open_context(load_settings(), name=f"batchinfer {name}", pool_size=CONNECTIONS + processes + DELIVERIES)
+        ctx = open_context(
+            load_settings(),
+            name=f"batchinfer {name}",
+            pool_size=CONNECTIONS + processes + DELIVERIES + FETCHES + LISTINGS,
+        )
         return CpuDuty(ctx, name, processes=processes)
 
     def list_queues(self) -> Sequence[Queue]:

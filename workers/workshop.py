@@ -1,6 +1,7 @@
-"""The station of a CPU worker: it prepares pictures, renders documents, reads and writes batches, and delivers. Each
-piece runs on a thread; what opens users' pictures and documents, in the sandbox. Deliveries have threads of their own:
-they mostly wait for receivers, and one that hangs must not keep a picture from being prepared.
+"""The station of a CPU worker: it prepares pictures, renders documents, reads and writes batches, delivers, and fetches
+models. Each piece runs on a thread; what opens users' pictures and documents, in the sandbox. Deliveries and fetches
+have threads of their own: they mostly wait for others, and one that takes hours must not keep a picture from being
+prepared.
 """
 
 from __future__ import annotations
@@ -20,7 +21,19 @@ from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure, I
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import climbing, closing, exporting, ingesting, listing, outbox, plans, reading, sealing, work
+from batchinfer.services import (
+    climbing,
+    closing,
+    exporting,
+    fetches,
+    ingesting,
+    listing,
+    outbox,
+    plans,
+    reading,
+    sealing,
+    work,
+)
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
 from workers.insist import Stopped, insist
@@ -41,7 +54,11 @@ _log = get_logger(__name__)
 
 #: Deliveries at once.
 DELIVERIES = 8
-_WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT, work.LIST, work.CLOSE, work.SEAL)
+#: Revisions of models that are fetched, and sources that are listed, at once: each may take hours, so it has a thread
+#: of its own, and what is listed is rendered meanwhile, by a worker with a single process too.
+FETCHES, LISTINGS = 1, 1
+_ALONE = {work.FETCH: FETCHES, work.LIST: LISTINGS}
+_WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT, work.CLOSE, work.SEAL)
 
 
 class Workshop:
@@ -59,8 +76,13 @@ class Workshop:
         self._fetcher = Fetcher(settings)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="workshop")
         self._couriers = ThreadPoolExecutor(DELIVERIES, thread_name_prefix="courier")
+        self._alone = {kind: ThreadPoolExecutor(most, thread_name_prefix=kind) for kind, most in _ALONE.items()}
         self._changed = threading.Condition()
         self._inside = self._delivering = self._ended = 0
+        #: Fetches and listings under way.
+        self._long = dict.fromkeys(_ALONE, 0)
+        #: Set with the drain: a fetch is given back with what it brought, however much is missing.
+        self._draining = threading.Event()
         #: Rows that a thread works on; others wait for one.
         self._running: set[UUID] = set()
         self._quit = threading.Event()
@@ -68,16 +90,18 @@ class Workshop:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Those that there is room for."""
-        rooms = self._count_rooms()
-        return (*(_WORK if rooms[0] else ()), *((work.DELIVER,) if rooms[1] else ()))
+        some, deliveries = self._count_rooms()
+        return (*(_WORK if some else ()), *((work.DELIVER,) if deliveries else ()), *self._list_alone())
 
     def count_inside(self) -> int:
         with self._changed:
             return self._inside
 
     def count_room(self) -> int:
-        """So many of any of `kinds`."""
-        return 0 if self._quit.is_set() else min(filter(None, self._count_rooms()), default=0)
+        """So many of any of `kinds`; of fetches and listings there are few, and what is too many goes back."""
+        if self._quit.is_set():
+            return 0
+        return min(filter(None, self._count_rooms()), default=int(bool(self._list_alone())))
 
     def count_urgent_room(self) -> int:
         """None: a piece of work here is short, and the next claim takes what is urgent first."""
@@ -86,15 +110,25 @@ class Workshop:
     def _count_rooms(self) -> tuple[int, int]:
         """For work: one piece more than there are processes, so that none waits for a claim; and for deliveries."""
         with self._changed:
-            return max(0, self.slots + 1 - (self._inside - self._delivering)), DELIVERIES - self._delivering
+            inside = self._inside - self._delivering - sum(self._long.values())
+            return max(0, self.slots + 1 - inside), DELIVERIES - self._delivering
+
+    def _list_alone(self) -> tuple[str, ...]:
+        """The kinds with a thread of their own that may begin."""
+        with self._changed:
+            return () if self._draining.is_set() else tuple(k for k, most in _ALONE.items() if self._long[k] < most)
 
     def take(self, pieces: Sequence[Work]) -> None:
         for piece in pieces:
-            delivers = piece.claim.kind == work.DELIVER
+            kind = piece.claim.kind
             with self._changed:
+                too_many = kind in _ALONE and self._long[kind] >= _ALONE[kind]
                 self._inside += 1
-                self._delivering += delivers
-            (self._couriers if delivers else self._threads).submit(self._run, piece)
+                self._delivering += kind == work.DELIVER
+                if kind in _ALONE:
+                    self._long[kind] += 1
+            threads = {work.DELIVER: self._couriers, **self._alone}.get(kind, self._threads)
+            (self._threads if too_many else threads).submit(self._run, piece, give_back=too_many)
 
     def find_stage(self, claim: Claim) -> str:
         """Preparing, which rendering and delivering count as, or waiting for a process."""
@@ -111,6 +145,7 @@ class Workshop:
     def drain(self, deadline_s: float) -> None:
         """What does not end in time is killed with its child process; it stays held and is released with
         the lease."""
+        self._draining.set()
         with self._changed:
             self._changed.wait_for(lambda: not self._inside, timeout=deadline_s)
         self.close()
@@ -123,13 +158,17 @@ class Workshop:
         self._sandbox.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._couriers.shutdown(wait=True, cancel_futures=True)
+        for threads in self._alone.values():
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, piece: Work) -> None:
+    def _run(self, piece: Work, *, give_back: bool = False) -> None:
         claim = piece.claim
         with self._changed:
             self._running.add(claim.id)
         try:
-            if self._wanted(claim):
+            if give_back:
+                self._give_back(claim)
+            elif self._wanted(claim):
                 self._find_step(claim)(piece)
         except Stopped:
             pass
@@ -145,6 +184,8 @@ class Workshop:
                 self._running.discard(claim.id)
                 self._inside -= 1
                 self._delivering -= claim.kind == work.DELIVER
+                if claim.kind in _ALONE:
+                    self._long[claim.kind] -= 1
                 self._ended += 1
                 self._changed.notify_all()
             self.on_room()
@@ -153,6 +194,7 @@ class Workshop:
         steps = {
             work.RENDER: self._render, work.DELIVER: self._deliver, work.READ: self._read, work.EXPORT: self._export,
             work.LIST: self._list, work.CLOSE: self._close, work.SEAL: self._seal,
+            work.FETCH: self._fetch,
         }  # fmt: skip
         return steps.get(claim.kind, self._prepare)
 
@@ -180,6 +222,20 @@ class Workshop:
         claim = piece.claim
         if sealing.seal_shard(self._ctx, claim, self._scratch, self._insist, partial(self._wanted, claim)):
             self._lease.held.pop(claim)
+
+    def _fetch(self, piece: Work) -> None:
+        claim = piece.claim
+
+        def wanted() -> bool:
+            return self._wanted(claim) and not self._draining.is_set()
+
+        if fetches.fetch_revision(self._ctx, claim, self._insist, wanted):
+            self._lease.held.pop(claim)
+
+    def _give_back(self, claim: Claim) -> None:
+        """Another worker may have a thread for it."""
+        if self._lease.held.pop(claim):
+            self._insist(lambda: work.release(self._ctx, claim.lease_id, [claim]) > 0)
 
     def _deliver(self, piece: Work) -> None:
         """Hand over, then say so: should this process end in between, it is handed over again."""

@@ -94,11 +94,11 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-def parse_web_url(text: str, reach: Reach, *, param: str) -> WebUrl:
+def parse_web_url(text: str, reach: Reach, *, param: str, max_chars: int = MAX_URL_CHARS) -> WebUrl:
     """Read a URL that a user sent. Raises BadRequest `invalid_url` for one that is none, and `url_not_allowed` for one
     that can be seen to lead where nothing may be asked. A name is resolved only when it is asked: see media/outward."""
-    if len(text) > MAX_URL_CHARS:
-        refuse(param, f"has {len(text):,} characters; the limit is {MAX_URL_CHARS:,}.", "invalid_url")
+    if len(text) > max_chars:
+        refuse(param, f"has {len(text):,} characters; the limit is {max_chars:,}.", "invalid_url")
     if not all("!" <= char <= "~" and char not in '\\"<>^`{|}' for char in text):
         refuse(param, "holds a character that no URL holds. Percent-encode it.", "invalid_url")
     found = _URL.fullmatch(text.partition("#")[0])

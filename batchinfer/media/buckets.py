@@ -80,10 +80,12 @@ class Bucket:
             else self._walk("", start.split("/") if start else [], globs)
         )
 
-    def open(self) -> BinaryIO:
-        """The bytes of this one object. Raises Failure, FetchFailed."""
+    def open(self, start: int = 0) -> BinaryIO:
+        """The bytes of this one object, from byte `start` on. Raises Failure, FetchFailed."""
         with _told_apart():
             file = self._connect().open(f"{self._bucket}/{self._key}", "rb")
+            if start:
+                file.seek(start)
         return io.BufferedReader(_Stream(file), 2**20)
 
     def read_stamp(self) -> tuple[int | None, str | None]:

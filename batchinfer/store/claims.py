@@ -18,8 +18,10 @@ INFER, PREPARE, RENDER, DELIVER = "infer", "prepare", "render", "deliver"
 READ, EXPORT = "read", "export"
 #: Of a run: its source is listed, one of its documents is closed, a shard of its results is written.
 LIST, CLOSE, SEAL = "list", "close", "seal"
+#: The files of a model's revision are brought here.
+FETCH = "fetch"
 #: Kinds that belong to no model, and are in no counter of one.
-UNCOUNTED = (DELIVER, READ, EXPORT, LIST, CLOSE, SEAL)
+UNCOUNTED = (DELIVER, READ, EXPORT, LIST, CLOSE, SEAL, FETCH)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Claim:
     id: UUID
     kind: str
     #: The job for kinds infer and prepare, the document for render and close, what is in the outbox for deliver, the
-    #: batch for read, export and list, the shard for seal.
+    #: batch for read, export and list, the shard for seal, the model's revision for fetch.
     subject_id: UUID
     tenant_id: UUID
     model: str

@@ -14,7 +14,20 @@ from batchinfer.domain.jobs import JobState, Usage
 from batchinfer.domain.runs import BLANK_ENGINE, TEXT_LAYER_ENGINE
 from batchinfer.domain.usage import measure_device_us
 from batchinfer.store.changes import tell_jobs
-from batchinfer.store.claims import CLOSE, DELIVER, EXPORT, INFER, LIST, PREPARE, READ, RENDER, SEAL, UNCOUNTED, Ended
+from batchinfer.store.claims import (
+    CLOSE,
+    DELIVER,
+    EXPORT,
+    FETCH,
+    INFER,
+    LIST,
+    PREPARE,
+    READ,
+    RENDER,
+    SEAL,
+    UNCOUNTED,
+    Ended,
+)
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.events import Event, record
 from batchinfer.store.minutes import Tally, counting
@@ -76,8 +89,8 @@ def _ending(held: str, *, more: str = "") -> TextClause:
 
 
 #: What is in the outbox ends with its queue row, and a batch that cannot be read or written is broken: what was made
-#: jobs of it is cancelled, and told of; a run ends with its batch. Not among the statements of results: those end jobs
-#: alone.
+#: jobs of it is cancelled, and told of; a run ends with its batch. A revision that cannot be fetched has failed. Not
+#: among the statements of results: those end jobs alone.
 _BESIDE = """,
         sent AS (
             UPDATE outbox o SET final_state = :final, error = q.error, finished_at = now(),
@@ -96,7 +109,11 @@ _BESIDE = """,
         over AS (
             UPDATE runs r SET finished_at = now(), cause = jsonb_build_object('code', b.error ->> 'code',
                 'message', b.error ->> 'message')
-            FROM broken b WHERE r.id = b.id AND b.status = 'failed' AND r.finished_at IS NULL)"""
+            FROM broken b WHERE r.id = b.id AND b.status = 'failed' AND r.finished_at IS NULL),
+        unfetched AS (
+            UPDATE model_revisions v SET state = 'failed', error = q.error, progress = NULL
+            FROM gone q WHERE v.id = q.subject_id AND q.kind = 'fetch' AND :final <> 'succeeded'
+              AND v.state = 'fetching')"""
 _COMPLETE = _ending(
     f"""
     given AS (
@@ -172,7 +189,7 @@ _FINISH = _ending(
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(:timings AS jsonb) AS timings
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
         WHERE q.id = :id AND q.kind = :kind AND {_FENCE}
-          AND q.kind IN ('render', 'deliver', 'read', 'export', 'list', 'close', 'seal')
+          AND q.kind IN ('render', 'deliver', 'read', 'export', 'list', 'close', 'seal', 'fetch')
         FOR UPDATE OF q)""",  # noqa: S608
     more=_BESIDE,
 )
@@ -301,6 +318,7 @@ def fail(tx: Transaction, *, lease_id: UUID, endings: Sequence[Ending], tally: T
             "timings": [as_jsonb(ending.timings) for ending in endings],
         },
     )
+    _note(tx, [row for row in ended if row.kind == FETCH], "cpu worker")
     _tell(tx, ended)
     _count(tx, ended, "failed", tally)
     return frozenset(row.id for row in ended)
@@ -440,7 +458,7 @@ def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally |
 def _note(tx: Transaction, ended: Sequence[Ended], actor: str | None) -> None:
     subjects = {
         RENDER: "document", CLOSE: "document", DELIVER: "delivery", READ: "batch", EXPORT: "batch", LIST: "run",
-        SEAL: "shard",
+        SEAL: "shard", FETCH: "model",
     }  # fmt: skip
     record(
         tx,
