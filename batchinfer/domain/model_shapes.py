@@ -34,6 +34,13 @@ class ModelShape:
     #: Patches of the vision tower for each such token.
     patches_per_token: int
     image_tokens: int | None = None
+    #: Values that a token has between layers, and in the middle of the widest layer that it meets; the same of a patch
+    #: in the vision tower; and words of the vocabulary. Zero where nobody asked.
+    width: int = 0
+    middle: int = 0
+    vision_width: int = 0
+    vision_middle: int = 0
+    vocabulary: int = 0
 
     @property
     def weights_bytes(self) -> int:
@@ -60,7 +67,8 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         layers, heads = int(text["num_hidden_layers"]), _kv_heads(text)
         kv_bytes = 2 * layers * heads * _head_size(text) * WEIGHT_BYTES
         side, patches, tokens = _find_tokens(config, vision)
-        return ModelShape(every, active, read, _count_vision(vision), kv_bytes, side, patches, tokens)
+        counted = (every, active, read, _count_vision(vision), kv_bytes, side, patches, tokens)
+        return ModelShape(*counted, *_find_widths(text), *_find_vision_widths(vision), int(text["vocab_size"]))
     except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
         raise BadRequest(
             "The model's config.json is none of a language model with layers of attention. Say what it reaches with "
@@ -95,10 +103,22 @@ def _count_text(text: Mapping[str, Any]) -> tuple[int, int, int]:
     return whole + output, layers * (attention + met) + words, whole
 
 
-def _count_vision(vision: Mapping[str, Any]) -> int:
+def _find_widths(text: Mapping[str, Any]) -> tuple[int, int]:
+    """Values of a token between layers and within one: of experts, those that it meets."""
+    if text.get("num_experts") or text.get("num_local_experts"):
+        one = int(text.get("moe_intermediate_size") or text["intermediate_size"])
+        return int(text["hidden_size"]), one * int(text.get("num_experts_per_tok") or 1)
+    return int(text["hidden_size"]), int(text["intermediate_size"])
+
+
+def _find_vision_widths(vision: Mapping[str, Any]) -> tuple[int, int]:
     hidden = int(vision.get("hidden_size") or vision.get("embed_dim") or 0)
+    return hidden, int(vision.get("intermediate_size") or 4 * hidden)
+
+
+def _count_vision(vision: Mapping[str, Any]) -> int:
     depth = int(vision.get("depth") or vision.get("num_hidden_layers") or 0)
-    between = int(vision.get("intermediate_size") or 4 * hidden)
+    hidden, between = _find_vision_widths(vision)
     return depth * (4 * hidden * hidden + 2 * hidden * between)
 
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING
 
+from batchinfer.store.hosts import Device
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from batchinfer.store.hosts import Device
+
+MIB = 2**20
+#: How long the driver may take to say what it has.
+_ASK_S = 15.0
+_QUERY = ("--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits")
 
 
 def list_devices(nodes: Path = Path("/dev")) -> list[str]:
@@ -46,3 +57,94 @@ def count_cpu_workers(wanted: str, devices: Sequence[str], cores: int | None = N
     there = len(os.sched_getaffinity(0)) if cores is None else cores
     left = there // 2 if list(devices) == ["cpu"] else there - len(devices)
     return max(1, min(CORES_PER_DEVICE * len(devices), left) // PROCESSES)
+
+
+def list_device_facts(
+    names: Sequence[str] | None = None, *, root: Path = Path("/"), ask: Callable[[], str] | None = None
+) -> list[Device]:
+    """What `list_devices` names, and the CPU, with the memory of each: what a host's row keeps. Never by torch.
+
+    `root` and `ask` stand in for the machine's files and for the driver's answer.
+    """
+    from batchinfer.store.hosts import Device  # what the store needs is not there yet when `up` begins
+
+    named = list_devices() if names is None else list(names)
+    gpus = [name for name in named if name != "cpu"]
+    found = _read_gpus((ask or _ask_driver)()) if gpus else {}
+    order = _list_visible(list(found))
+    cpu = Device("cpu", "cpu", read_memory_mib(root), _read_processor(root))
+    devices = []
+    for name in gpus:
+        index = int(name.partition(":")[2] or 0)
+        total, title = found.get(order[index], (None, "")) if index < len(order) else (None, "")
+        devices.append(Device(name, "cuda", total, title))
+    return [*devices, cpu]
+
+
+def read_memory_mib(root: Path = Path("/")) -> int | None:
+    """What this machine's processes may hold, in MiB: its memory, or what the control group allows if that is less."""
+    limits = _list_group_limits(root)
+    with suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            if line.startswith("MemTotal:"):
+                limits.append(int(line.split()[1]) * 1024)
+    return min(limits) // MIB if limits else None
+
+
+def _list_group_limits(root: Path) -> list[int]:
+    """Of the process's control group and those above it, of either version; none where nothing is limited."""
+    groups: list[tuple[Path, str, str]] = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds == "":
+                groups.append((root / "sys/fs/cgroup", path, "memory.max"))
+            elif "memory" in kinds.split(","):
+                groups.append((root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes"))
+    limits = []
+    for base, path, name in groups:
+        below = (base / path.lstrip("/")).relative_to(base)
+        for folder in (base / below, *(base / one for one in below.parents)):
+            with suppress(OSError, ValueError):  # no file, or `max`
+                limits.append(int((folder / name).read_text()))
+    return limits
+
+
+def _read_processor(root: Path) -> str:
+    with suppress(OSError):
+        for line in (root / "proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def _ask_driver() -> str:
+    """The driver's table; empty where it does not answer."""
+    program = which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        return subprocess.run(
+            [program, *_QUERY], capture_output=True, text=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _read_gpus(table: str) -> dict[str, tuple[int | None, str]]:
+    """Index and UUID of each GPU to (MiB, name), by index first; lines that are none of a GPU are left out."""
+    found: dict[str, tuple[int | None, str]] = {}
+    for line in table.splitlines():
+        parts = [part.strip() for part in line.split(",", 3)]
+        if len(parts) == 4 and parts[0].isdecimal():
+            value = (int(parts[2]) if parts[2].isdecimal() else None, parts[3])
+            found[parts[0]] = found[parts[1]] = value
+    return found
+
+
+def _list_visible(known: Sequence[str]) -> list[str]:
+    """What cuda:0, cuda:1 and so on are, by index or UUID as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return sorted((name for name in known if name.isdecimal()), key=int)
+    return [item.strip() for item in visible.split(",") if item.strip() not in {"", "-1"}]

@@ -32,6 +32,8 @@ _laid_out: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDiction
 #: Engines that have a module's forward exchanged: it gets its own back from the last of them.
 _users: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
+#: What copies of weights may take in this process, in bytes; None: a share of what is free.
+_limit_bytes: int | None = None
 
 
 class QuickModules:
@@ -72,6 +74,15 @@ class QuickModules:
             self.undo()
 
 
+def limit_copies(limit_bytes: int | None) -> None:
+    """Bound what copies of weights may take in this process, before the first is made; None: a share of what is free.
+
+    A process holds one model, whose budget this is part of.
+    """
+    global _limit_bytes  # noqa: PLW0603 - as the copies themselves
+    _limit_bytes = limit_bytes
+
+
 def check_available(model: Any, features: Features) -> None:
     """Raises UnavailableError where a model has nothing that the features could exchange."""
     if features.patch_matmul and not find_patch_embeddings(model):
@@ -108,7 +119,8 @@ def find_large_linears(model: Any) -> list[nn.Module]:
         if type(module) is nn.Linear and module.weight.dtype is torch.float32 and module.weight.numel() >= LARGE
     ]
     wanted = sum(module.weight.nbytes for module in found if module not in _laid_out)
-    return found if wanted <= _MEMORY_SHARE * _count_free_bytes() else []
+    limit = _MEMORY_SHARE * _count_free_bytes() if _limit_bytes is None else _limit_bytes
+    return found if wanted <= limit else []
 
 
 def _as_product(module: nn.Module) -> Forward:
