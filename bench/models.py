@@ -76,7 +76,8 @@ def build_model(size: str, folder: Path) -> Path:
     return out
 
 
-def _config(shape: Shape, ids: dict[str, int]) -> Any:
+def build_config(shape: Shape, ids: dict[str, int]) -> Any:
+    """The configuration of a shape; `ids` are those of the special tokens."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(shape.rope), "mrope_interleaved": True}
     text = {
         "vocab_size": shape.vocabulary,
@@ -121,7 +122,7 @@ def _config(shape: Shape, ids: dict[str, int]) -> Any:
 def _build_weights(shape: Shape, tokenizer: Any) -> Any:
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in tokens.SPECIAL}
     torch.manual_seed(SEED)
-    model = Qwen3VLForConditionalGeneration(_config(shape, ids)).float().eval()
+    model = Qwen3VLForConditionalGeneration(build_config(shape, ids)).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:

@@ -71,6 +71,16 @@ ALONE_FROM = 2
 MODEL_OUTPUT_CODES = frozenset(
     {"invalid_output", "output_truncated", "output_repeats", "output_empty", "not_a_number", "grammar_limit"}
 )
+#: Codes of an engine whose server was not there, had too much to do, or is not the one that was meant.
+UPSTREAM_CODES = frozenset(
+    {
+        "upstream_unreachable",
+        "upstream_busy",
+        "upstream_key_refused",
+        "upstream_model_missing",
+        "upstream_other_model",
+    }
+)
 
 
 def find_rule(retry_class: RetryClass, settings: Settings) -> RetryRule:
@@ -100,4 +110,6 @@ def classify_failure(code: str, *, transient: bool) -> RetryClass:
     """The class of an engine's failure: by its code, else by what the engine says of another try."""
     if code in MODEL_OUTPUT_CODES:
         return RetryClass.MODEL_OUTPUT
+    if code in UPSTREAM_CODES:
+        return RetryClass.INFRASTRUCTURE
     return RetryClass.TRANSIENT if transient else RetryClass.PERMANENT

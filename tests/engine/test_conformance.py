@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.openai_server import FakeServer
 from workers.engine import repetition
 from workers.engine.engine import TransformersEngine
 from workers.engine.fake import FakeEngine
 from workers.engine.loader import LoadedModel
 from workers.engine.protocol import Done, Engine, Refused, Request, Sampling
+from workers.engine.remote import open_remote
 from workers.engine.scheduler import LengthClass
 from workers.engine.static import StaticBatchEngine
 
@@ -45,14 +47,24 @@ def open_continuous(model: LoadedModel, *, slots: int, **options: Any) -> Engine
     return TransformersEngine(dataclasses.replace(model, eos_ids=frozenset()), classes=classes, **options)
 
 
-@pytest.fixture(params=["fake", "static", "continuous"])
+def open_far(*, slots: int, **options: Any) -> tuple[Engine, FakeServer]:
+    """The remote engine and the server that it asks, which has the fake engine behind it."""
+    server = FakeServer(**({"steps_per_s": 400.0, "slots": slots} | options))
+    return open_remote(url=server.url, model="fake", slots=slots, dialect="vllm"), server
+
+
+@pytest.fixture(params=["fake", "static", "continuous", "remote"])
 def open_one(request: pytest.FixtureRequest) -> Iterator[OpenEngine]:
     """Opens an engine of the kind under test; closed at the end."""
-    opened: list[Engine] = []
+    opened: list[Engine | FakeServer] = []
 
     def build(slots: int = 4, **options: Any) -> Engine:
         if request.param == "fake":
             engine = open_fake(slots=slots, **options)
+        elif request.param == "remote":
+            engine, server = open_far(slots=slots, **options)
+            opened.extend((engine, server))
+            return engine
         elif request.param == "continuous":
             engine = open_continuous(request.getfixturevalue("qwen3_vl"), slots=slots, **options)
         else:

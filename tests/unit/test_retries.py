@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from batchinfer import errors
 from batchinfer.domain.retries import (
     MODEL_OUTPUT_CODES,
+    UPSTREAM_CODES,
     RetryClass,
     RetryRule,
     classify_error,
@@ -70,5 +71,7 @@ def test_an_errors_class_follows_from_its_kind_and_code(error: errors.Batchinfer
 def test_an_engines_failure_is_told_by_its_code_first() -> None:
     for code in MODEL_OUTPUT_CODES:
         assert classify_failure(code, transient=False) is RetryClass.MODEL_OUTPUT
+    for code in UPSTREAM_CODES:
+        assert classify_failure(code, transient=True) is RetryClass.INFRASTRUCTURE
     assert classify_failure("engine_failed", transient=True) is RetryClass.TRANSIENT
     assert classify_failure("out_of_memory", transient=False) is RetryClass.PERMANENT

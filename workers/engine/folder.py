@@ -29,6 +29,8 @@ class ModelFolder:
     path: Path
     config: dict[str, Any]
     revision: str
+    #: The weight files, by name.
+    weights: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -45,7 +47,7 @@ def check_folder(path: Path) -> ModelFolder:
     weights = _find_weights(path)
     headers = {file.name: _read_header(file) for file in weights}
     _check_index(path, headers)
-    return ModelFolder(path, config, _hash(path, weights))
+    return ModelFolder(path, config, _hash(path, weights), tuple(weights))
 
 
 def _read_json(file: Path, missing: str) -> dict[str, Any]:

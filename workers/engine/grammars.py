@@ -37,12 +37,12 @@ def write_source(kind: str, response_format: Mapping[str, Any]) -> str:
     if kind == "json_object":
         return str(LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=compact))
     if kind == "regex":
-        return str(LLMatcher.grammar_from_regex(_read_regex(response_format)))
+        return str(LLMatcher.grammar_from_regex(read_regex(response_format)))
     if kind == "choice":
-        listed = " | ".join(json.dumps(choice) for choice in _read_choices(response_format))
+        listed = " | ".join(json.dumps(choice) for choice in read_choices(response_format))
         return str(LLMatcher.grammar_from_lark(f"start: {listed}"))
     try:
-        return str(LLMatcher.grammar_from_json_schema(_read_schema(response_format), overrides=compact))
+        return str(LLMatcher.grammar_from_json_schema(read_schema(response_format), overrides=compact))
     except (ValueError, TypeError):
         raise unusable(kind) from None
 
@@ -90,7 +90,8 @@ def _end_of_class(expression: str, at: int) -> int:
     return min(place, len(expression) - 1)
 
 
-def _read_regex(response_format: Mapping[str, Any]) -> str:
+def read_regex(response_format: Mapping[str, Any]) -> str:
+    """The expression that is asked for. Raises Refused."""
     expression = response_format.get("regex", response_format.get("pattern"))
     if not isinstance(expression, str) or not expression:
         raise Refused(
@@ -111,7 +112,8 @@ def _check_regex(expression: str) -> None:
         )
 
 
-def _read_choices(response_format: Mapping[str, Any]) -> list[str]:
+def read_choices(response_format: Mapping[str, Any]) -> list[str]:
+    """The texts that may be the answer. Raises Refused."""
     choices = response_format.get("choice", response_format.get("choices"))
     texts = isinstance(choices, list | tuple) and all(isinstance(choice, str) and choice for choice in choices)
     if not texts or not choices or len(choices) > MAX_CHOICES:
@@ -123,7 +125,8 @@ def _read_choices(response_format: Mapping[str, Any]) -> list[str]:
     return list(choices)
 
 
-def _read_schema(response_format: Mapping[str, Any]) -> str:
+def read_schema(response_format: Mapping[str, Any]) -> str:
+    """The schema that is asked for, as JSON. Raises Refused."""
     inner = response_format.get("json_schema", response_format.get("schema"))
     schema = inner.get("schema", inner) if isinstance(inner, Mapping) else inner
     if not isinstance(schema, Mapping):

@@ -191,7 +191,7 @@ class ThreadedEngine(ABC):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._inside or self._closing)
+                self._changed.wait_for(lambda: self._has_work() or self._closing)
                 if self._closing:
                     break
             try:
@@ -204,6 +204,10 @@ class ThreadedEngine(ABC):
                     break
                 self._fail_running()
         self._end_all()
+
+    def _has_work(self) -> bool:
+        """Whether the engine's thread has a turn to take. Called with `_changed` held."""
+        return bool(self._inside)
 
     def _is_fatal(self, error: Exception) -> bool:  # noqa: ARG002 - engines with a device look at it
         """Whether no later turn can pass."""

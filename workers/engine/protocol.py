@@ -88,11 +88,15 @@ class TokenUsage:
 
 @dataclass(frozen=True)
 class EngineFailure:
-    """Why a request ended with `finish="error"`. `transient` says whether the same request may pass another time."""
+    """Why a request ended with `finish="error"`. `transient` says whether the same request may pass another time.
+
+    `retry_after_s` is how long a server asked to be left alone, where it did.
+    """
 
     code: str
     message: str
     transient: bool = False
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True)

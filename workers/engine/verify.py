@@ -1,6 +1,7 @@
 """The self-test at load: which optimisations give on this model what `generate` gives, token for token.
 
-    python -m workers.engine.verify DIR [--json] [--device cpu] [--dtype auto] [--try FEATURE,...]
+    python -m workers.engine.verify DIR [--json] [--device cpu] [--dtype auto] [--quantisation none]
+                                    [--try FEATURE,...]
 
 The last line of output is one JSON object. Scores must be the reference's but for rounding, and in float32 tokens must
 be identical; in half precision the first difference may lie where two scores are nearly equal.
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from workers.engine.features import ALL_OFF, UNPROVEN
+from workers.engine.phases import Phases
 from workers.engine.protocol import ModelError
+from workers.engine.quantising import KINDS, list_versions
 
 _log = logging.getLogger(__name__)
 
@@ -42,17 +45,21 @@ class Verdict:
     seconds: float
     #: Bytes of keys and values per token; 0 where slots cannot serve the model.
     token_bytes: int = 0
+    #: How the weights were quantised: `generate` of the same quantised weights is what answers were compared with.
+    quantisation: str = "none"
 
     def as_json(self) -> dict[str, Any]:
         """As plain data."""
         return dataclasses.asdict(self)
 
 
-def verify_model(loaded: Any, items: Sequence[Any] | None = None, *, attempt: Sequence[str] = ()) -> Verdict:
+def verify_model(
+    loaded: Any, items: Sequence[Any] | None = None, *, attempt: Sequence[str] = (), phases: Phases | None = None
+) -> Verdict:
     """Run the self-test on a loaded model; `items` stand in for its own requests. Raises ModelError.
 
     `attempt` names features that are otherwise left off (features.UNPROVEN) and are now to be tested like the others;
-    ValueError for any other name.
+    ValueError for any other name. `phases` is told what the first answer took, `warm_up`, and the rest, `verify`.
     A model that `generate` itself cannot run is a ModelError. Everything else ends in a verdict.
     """
     from workers.engine.specimens import draw_requests, prepare_specimens
@@ -60,20 +67,33 @@ def verify_model(loaded: Any, items: Sequence[Any] | None = None, *, attempt: Se
     check_attempt(attempt)
     began = time.monotonic()
     with draw_requests() as requests:
-        return _judge(loaded, list(items or prepare_specimens(loaded, requests)), attempt, began)
+        phases = phases or Phases()
+        items = list(items or prepare_specimens(loaded, requests))
+        references = _refer(loaded, items, phases)
+        with phases.timed("verify"):
+            return _judge(loaded, items, references, attempt, began)
 
 
-def _judge(loaded: Any, items: list[Any], attempt: Sequence[str], began: float) -> Verdict:
-    from workers.engine.self_test import SelfTest, UnfitError, name_error
+def _refer(loaded: Any, items: list[Any], phases: Phases) -> list[Any]:
+    """What `generate` answers. The first time, weights are met and kernels chosen: that is the warm-up."""
+    from workers.engine.self_test import name_error
     from workers.engine.trial import run_reference
 
     try:
-        references = [run_reference(loaded, item) for item in items]
+        with phases.timed("warm_up"):
+            first = [run_reference(loaded, item) for item in items[:1]]
+        with phases.timed("verify"):
+            return first + [run_reference(loaded, item) for item in items[1:]]
     except Exception as error:
         _log.warning("generate failed on the self-test's requests", exc_info=True)
         raise ModelError(
             "generate_failed", f"The model cannot answer the self-test's requests ({name_error(error)}); copy it again."
         ) from error
+
+
+def _judge(loaded: Any, items: list[Any], references: list[Any], attempt: Sequence[str], began: float) -> Verdict:
+    from workers.engine.self_test import SelfTest, UnfitError
+
     check = SelfTest(loaded, items, references, attempt)
     try:
         check.check_slots()
@@ -88,11 +108,12 @@ def _judge(loaded: Any, items: list[Any], attempt: Sequence[str], began: float) 
         of=len(items),
         features=dataclasses.asdict(features),
         reasons=check.reasons,
-        versions=_versions(),
+        versions={**_versions(), **list_versions(loaded.quantisation)},
         device=str(loaded.model.device),
         dtype=str(loaded.model.dtype).removeprefix("torch."),
         seconds=round(time.monotonic() - began, 3),
         token_bytes=check.token_bytes,
+        quantisation=loaded.quantisation,
     )
 
 
@@ -110,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the JSON object only")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--quantisation", default="none", choices=KINDS)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument(
         "--try",
@@ -124,7 +146,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from workers.engine.loader import load_model
 
-        loaded = load_model(given.folder, device=given.device, dtype=given.dtype, threads=given.threads)
+        loaded = load_model(
+            given.folder,
+            device=given.device,
+            dtype=given.dtype,
+            quantisation=given.quantisation,
+            threads=given.threads,
+        )
         verdict = verify_model(loaded, attempt=given.attempt)
     except ModelError as error:
         if not given.json:
@@ -158,6 +186,8 @@ def describe(name: str, verdict: Verdict) -> str:
     """The verdict for people, in lines."""
     kind = {"transformers": "continuous batching", "static": "static batches"}[verdict.engine]
     lines = [f"{name}: {kind} ({verdict.engine}), {verdict.exact} of {verdict.of} answers as `generate` gives them"]
+    if verdict.quantisation != "none":
+        lines.append(f"  weights quantised: {verdict.quantisation}")
     lines += [f"  {feature}: {'on' if on else 'off'}" for feature, on in verdict.features.items()]
     lines += [f"  why {feature} is off: {reason}" for feature, reason in verdict.reasons.items()]
     lines.append(", ".join(f"{part} {version}" for part, version in verdict.versions.items()))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.engine.protocol import ModelError
+from workers.engine.quantising import make_config
 from workers.engine.survival import is_out_of_memory
 
 _log = logging.getLogger(__name__)
@@ -24,24 +25,27 @@ _log = logging.getLogger(__name__)
 _ASKING_MODULE, _QUESTION = "transformers.integrations.accelerate", "is_accelerate_available"
 
 
-def load_weights(path: Path, config: Any, dtype: Any, device: str) -> Any:
-    """The model of a folder, on its device. Raises ModelError for weights that do not fit the configuration or memory.
+def load_weights(path: Path, config: Any, dtype: Any, device: str, quantisation: str = "none") -> Any:
+    """The model of a folder, on its device. Raises ModelError for weights that do not fit the configuration or memory,
+    and for a quantisation that cannot be had.
 
     On the CPU, weights of the wanted dtype stay mapped from their files; others are converted, one copy in all. On
-    another device the host holds some tensors at a time.
+    another device the host holds some tensors at a time. What is to be quantised is, tensor after tensor.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    quantised = make_config(quantisation, config, dtype, device)
+    more = {} if quantised is None else {"quantization_config": quantised}
     try:
-        model, report = _read(path, config, dtype, device)
+        model, report = _read(path, config, dtype, device, **more)
     except Exception as error:
         _log.warning("the weights cannot be loaded", exc_info=True)
         if is_out_of_memory(error):
             raise ModelError(
                 "weights_too_large",
                 f"The weights do not fit into the memory of {device}; take a smaller model, a dtype of half the size, "
-                "or a device with more memory that nothing else uses.",
+                "quantised weights, or a device with more memory that nothing else uses.",
             ) from error
         raise ModelError(
             "weights_unusable", "The weights do not fit config.json; copy the whole folder as it was published."
@@ -54,7 +58,7 @@ def load_weights(path: Path, config: Any, dtype: Any, device: str) -> Any:
     return model
 
 
-def _read(path: Path, config: Any, dtype: Any, device: str) -> tuple[Any, dict[str, Any]]:
+def _read(path: Path, config: Any, dtype: Any, device: str, **more: Any) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForImageTextToText
 
     def read(**placed: Any) -> tuple[Any, dict[str, Any]]:
@@ -66,6 +70,7 @@ def _read(path: Path, config: Any, dtype: Any, device: str) -> tuple[Any, dict[s
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **more,
             **placed,
         )
         return found
