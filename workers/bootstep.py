@@ -119,6 +119,11 @@ def _end_celery(status: int) -> None:
     end_process_after(END_S, status, "the worker could not start")
 
 
+def leave_celery() -> None:
+    """Have Celery's main thread end the process in order, whoever calls; the duty was told to stop before."""
+    worker_state.should_stop = 0
+
+
 def wake_current(task: Any, *_args: Any, **_options: Any) -> None:
     """The body of the tasks that announce ids. What they say is information: the claim alone decides."""
     messages.note_announcement()

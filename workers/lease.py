@@ -7,7 +7,6 @@ a clock that nobody sets. Well before the time is up it stops claiming by itself
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -96,7 +95,7 @@ class Lease:
         self._identity: dict[str, Any] = {
             "role": role,
             "worker": worker,
-            "host": socket.gethostname(),
+            "host": ctx.settings.machine_name,
             "pid": os.getpid(),
             "model": model,
             "device": device,

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from batchinfer.observe.logs import get_logger
 from workers.engine.loader import KINDS, open_engine
+from workers.engine.phases import Phases
 from workers.engine.protocol import Engine, ModelError, Refused, Request
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from batchinfer.settings import Settings
     from batchinfer.store.fleet import Model
     from workers.pin import Pinned
 
@@ -28,10 +32,18 @@ class Plan:
     slots: int
     threads: int
     engine_options: dict[str, Any]
+    #: The most that it may take on its device; None: what there is.
+    memory_mib: int | None = None
+    #: The row that a keeper started this process for; None makes one.
+    replica: UUID | None = None
 
 
-def load_engine(plan: Plan, model: Model, pinned: Pinned) -> Engine:
-    """Open the model's folder. Raises ModelError, whatever goes wrong; what libraries say goes to the log."""
+def load_engine(
+    plan: Plan, model: Model, pinned: Pinned, settings: Settings | None = None, phases: Phases | None = None
+) -> Engine:
+    """Open the model's folder, or the server that answers for it; `phases` is told where the time goes. Raises
+    ModelError, whatever goes wrong; what libraries say goes to the log.
+    """
     if plan.engine not in KINDS:
         raise ModelError("unknown_engine", f"The engine must be one of {', '.join(KINDS)}, not {plan.engine}.")
     try:
@@ -41,7 +53,8 @@ def load_engine(plan: Plan, model: Model, pinned: Pinned) -> Engine:
             device=pinned.device,
             slots=plan.slots,
             threads=pinned.threads,
-            **plan.engine_options,
+            phases=phases,
+            **_complete_options(plan, settings),
         )
     except ModelError:
         raise
@@ -54,10 +67,29 @@ def load_engine(plan: Plan, model: Model, pinned: Pinned) -> Engine:
         raise ModelError("engine_failed", "The engine could not be opened; the worker's log says why.") from None
 
 
+def _complete_options(plan: Plan, settings: Settings | None) -> dict[str, Any]:
+    """The engine's options, with what this host knows of vLLM and the model's name at a server where they say none."""
+    options = dict(plan.engine_options)
+    if plan.engine in ("remote", "vllm"):
+        options.setdefault("model", plan.model)
+    here: dict[str, Any] = {}
+    if settings is not None and settings.vllm_python:
+        here = {
+            "python": settings.vllm_python,
+            "log": str(settings.logs_dir / f"vllm-{plan.model.replace('/', '_')}.log"),
+        }
+    if plan.engine == "vllm":
+        return {**here, **options}
+    if plan.engine == "auto" and (here or "vllm" in options):
+        options["vllm"] = {**here, **options.get("vllm", {}), "model": plan.model}
+    return options
+
+
 def find_verdict(engine: Engine) -> dict[str, Any] | None:
-    """What the self-test at load found, as JSON; None for engines that have none."""
-    verdict = getattr(engine, "verdict", None)
-    return None if verdict is None else dict(verdict.as_json())
+    """What the self-test at load found, and why `auto` took this engine, as JSON; None where neither is there."""
+    verdict, choice = getattr(engine, "verdict", None), getattr(engine, "choice", None)
+    found = {} if verdict is None else dict(verdict.as_json())
+    return found | ({"choice": choice} if choice else {}) or None
 
 
 def verify_engine(engine: Engine, timeout_s: float) -> None:

@@ -7,7 +7,6 @@ that loading never looks like a dead worker.
 
 from __future__ import annotations
 
-import resource
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,33 +16,42 @@ from celery.bin.base import JSON_OBJECT
 from batchinfer.bus.app import INFER_TASK, queue_for
 from batchinfer.bus.tokens import TokenSender
 from batchinfer.domain.jobs import JobClass
-from batchinfer.errors import Failure, Unavailable
+from batchinfer.domain.replicas import Wanted
+from batchinfer.errors import BatchinferError, Failure, Unavailable
 from batchinfer.observe.logs import get_logger
-from batchinfer.services import models, work
+from batchinfer.services import replicas
 from batchinfer.services.context import Context, open_context
 from batchinfer.services.crumbs import Crumbs
+from batchinfer.services.replicas import News
 from batchinfer.settings import load_settings
+from workers import budget
 from workers.answering import Answering
 from workers.application import offer_app, option
-from workers.bootstep import DutyStep, make_worker
+from workers.bootstep import DutyStep, leave_celery, make_worker
 from workers.committer import Committer
 from workers.crew import Crew
 from workers.duty import Duty, StartFailed
+from workers.engine.phases import Phases as EnginePhases
 from workers.engine.protocol import Engine, ModelError
-from workers.insist import insist
+from workers.golden import check_goldens
+from workers.insist import Stopped, insist
 from workers.lease import Lease
 from workers.loading import Plan, find_verdict, load_engine, verify_engine
+from workers.orders import OrderWatch
+from workers.phases import Phases, find_versions
 from workers.pin import pin
+from workers.replica_row import AssignedRow, OwnRow, ReplicaRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
+    from collections.abc import Callable, Sequence
 
     from kombu import Queue
 
+    from batchinfer.services.replicas import Assignment
 
-#: Feeder, committer, heart, reaper, and one to spare.
-CONNECTIONS = 5
+
+#: Feeder, committer, heart, reaper, orders, and one to spare.
+CONNECTIONS = 6
 DEFAULT_SLOTS = 8
 #: Rows that an engine may be at, prepared or running, for each slot.
 CRUMB_PLACES = 4
@@ -57,10 +65,20 @@ class ModelDuty(Duty):
     def __init__(self, ctx: Context, worker: str, plan: Plan) -> None:
         super().__init__(ctx, worker)
         self._plan, self._device = plan, plan.device
-        self._replica_id: UUID | None = None
+        self._row: ReplicaRow = OwnRow(ctx, worker, plan.model)
+        self._orders: OrderWatch | None = None
+        if plan.replica is not None:
+            self._row = AssignedRow(ctx, plan.replica)
+            self._orders = OrderWatch(
+                ctx, plan.replica, on_orders=self._follow, on_end=self._leave_by_order, has_lease=self._has_lease
+            )
+        #: Ends the process in order.
+        self.on_leave: Callable[[], None] = lambda: None
+        self._phases = Phases()
         self._revision = self._engine_name = ""
         self._state = "starting"
         self._verdict: dict[str, Any] | None = None
+        self._versions: dict[str, str] | None = None
 
     def open(self) -> Crew:
         name = self._plan.model
@@ -69,35 +87,53 @@ class ModelDuty(Duty):
         except ValueError as error:
             raise StartFailed(str(error)) from None
         self._device = pinned.device
-        model = insist(lambda: models.find_model(self.ctx, name), self.quit, what="the model's row")
+        model = insist(self._row.find_model, self.quit, what="the model's row")
         if model is None:
             raise StartFailed(f"There is no model named {name!r}. Register it, or start with another name.")
         self._revision = model.revision
         self._insist_on("loading")
+        if self._orders is not None:
+            self._orders.start()
+        self._phases.end("start")
         try:
-            engine = load_engine(self._plan, model, pinned)
-            self._engine_name = engine.name
+            plan, parts = self._plan, EnginePhases()
+            self._plan = insist(lambda: budget.bind(self.ctx, plan, model, self._device), self.quit, what="the plan")
+            engine = load_engine(self._plan, model, pinned, self.ctx.settings, parts)
+            self._phases.end("read", parts.seconds)
+            self._engine_name, self._versions = engine.name, find_versions(engine)
             self._verdict = find_verdict(engine)
             self._insist_on("verifying")
             verify_engine(engine, self.ctx.settings.watchdog_s)
+            self._phases.end("warm_up")
+            budget.hold(self._plan, pinned.device)
         except ModelError as error:
             self._insist_on("failed", Failure(error.message, code=error.code).as_dict())
             raise StartFailed(f"The model {name} cannot be loaded ({error.code}): {error.message}") from None
+        try:
+            self._stand_by(engine)
+        except (Stopped, StartFailed):
+            engine.close()
+            raise
         return self._make_crew(engine)
 
     def note(self, state: str) -> None:
         """A replica's row is for people: a state that cannot be written does not stop the worker."""
         try:
-            if self._replica_id is not None:
+            if self._row.is_made:
                 self._record(state)
         except Unavailable as error:
             _log.warning("the replica's state was not written", state=state, code=error.code)
 
     def renew(self) -> None:
         """The old lease's end has ended the replica's row: the same model goes on as a new one."""
-        self._replica_id = None
+        lease_id = self.crew.lease.id if self.crew else None
+        if lease_id is None:
+            return
         try:
-            self._record("ready")
+            if self._row.renew(lease_id, self._tell(), device=self._device, revision=self._revision):
+                self._state = "ready"
+            if self._orders is not None and isinstance(self._row, AssignedRow):
+                self._orders.replica_id = self._row.id
         except Unavailable as error:
             _log.warning("the replica's state was not written", state="ready", code=error.code)
 
@@ -129,29 +165,62 @@ class ModelDuty(Duty):
         return crew
 
     def _insist_on(self, state: str, error: dict[str, Any] | None = None) -> None:
-        insist(lambda: self._record(state, error), self.quit, what="the replica's state")
+        """Raises Stopped where the row allows it no more: then nobody wants this process."""
+        if not insist(lambda: self._record(state, error), self.quit, what="the replica's state"):
+            self._leave_by_order("its row has ended")
+            raise Stopped(state)
 
-    def _record(self, state: str, error: dict[str, Any] | None = None) -> None:
-        self._replica_id = work.record_replica(
-            self.ctx,
-            self._replica_id,
-            worker=self.worker,
-            model=self._plan.model,
-            device=self._device,
-            state=state,
-            revision=self._revision,
-            engine=self._engine_name,
+    def _record(self, state: str, error: dict[str, Any] | None = None) -> bool:
+        news = self._tell(error, measured=state in ("ready", "standing_by"))
+        done = self._row.record(state, news, device=self._device, revision=self._revision)
+        if done:
+            self._state = state
+        return done
+
+    def _tell(self, error: dict[str, Any] | None = None, *, measured: bool = True) -> News:
+        return News(
             lease_id=self.crew.lease.id if self.crew else None,
+            engine=self._engine_name,
             error=error,
+            memory_mib=budget.measure_mib(self._device) if measured else None,
             verdict=self._verdict,
-            memory_mib=_measure_memory_mib() if self._device == "cpu" and state == "ready" else None,
+            phases=self._phases.seconds,
+            versions=self._versions,
         )
-        self._state = state
 
+    def _stand_by(self, engine: Engine) -> None:
+        """Where its row says so, answer the golden prompts and wait, with the model loaded and no lease. Raises Stopped
+        and StartFailed."""
+        if self._orders is None:
+            return
+        replica_id = self._orders.replica_id
+        orders = insist(lambda: replicas.read_orders(self.ctx, replica_id), self.quit, what="the orders")
+        if orders is not None and orders.wanted == Wanted.STAND_BY:
+            self._check_goldens(engine, orders.swap)
+            self._insist_on("standing_by")
+            self._orders.wait_for_serve(self.quit)
 
-def _measure_memory_mib() -> int:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    def _check_goldens(self, engine: Engine, swap: dict[str, Any] | None) -> None:
+        try:
+            report = check_goldens(self.ctx, engine, swap, wanted=lambda: not self.quit.is_set())
+        except BatchinferError as error:
+            self._insist_on("failed", error.as_dict())
+            raise StartFailed(f"The golden prompts were not all answered rightly ({error.code}).") from None
+        if report is not None:
+            self._verdict = {**(self._verdict or {}), "golden": report.as_dict()}
+
+    def _follow(self, orders: Assignment) -> None:
+        """What could not be written when it was so is written now."""
+        if orders.state in ("verifying", "standing_by") and self._has_lease() and not self.quit.is_set():
+            self.note("ready")
+
+    def _has_lease(self) -> bool:
+        return self.crew is not None and self.crew.lease.id is not None
+
+    def _leave_by_order(self, reason: str) -> None:
+        _log.info("the worker leaves", reason=reason)
+        self.stop()
+        self.on_leave()
 
 
 class ModelStep(DutyStep):
@@ -163,7 +232,9 @@ class ModelStep(DutyStep):
         plan = Plan(**{field.name: self.options[field.name] for field in fields(Plan)})
         name = str(worker.hostname)
         ctx = open_context(load_settings(), name=f"batchinfer {name}", pool_size=CONNECTIONS)
-        return ModelDuty(ctx, name, plan)
+        duty = ModelDuty(ctx, name, plan)
+        duty.on_leave = leave_celery
+        return duty
 
     def list_queues(self) -> Sequence[Queue]:
         return [queue_for(self.options["model"], job_class) for job_class in JobClass]
@@ -172,9 +243,11 @@ class ModelStep(DutyStep):
 OPTIONS = (
     option("--model", required=True, help="Name of the model, as it is registered."),
     option("--device", default="auto", help="cpu, cuda:N, or auto: the first GPU, else the CPU."),
-    option("--engine", default="auto", help="auto, static, transformers or fake."),
+    option("--engine", default="auto", help="auto, transformers, static, vllm, remote or fake."),
     option("--slots", type=click.IntRange(1, 4096), default=DEFAULT_SLOTS, help="Requests that run at once."),
     option("--threads", type=click.IntRange(0), default=0, help="Cores to compute with; 0 is half of them."),
+    option("--memory-mib", type=click.IntRange(1), default=None, help="The most that it may take on its device."),
+    option("--replica", type=click.UUID, help="The row that a keeper starts this worker for."),
     option("--engine-options", type=JSON_OBJECT, default="{}", help="Options of the engine's class, as JSON."),
 )
 

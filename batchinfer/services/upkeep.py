@@ -12,6 +12,7 @@ from batchinfer.services import (
     batches,
     checking,
     firing,
+    placing,
     quotas,
     run_upkeep,
     sweeping,
@@ -54,6 +55,7 @@ def tick(ctx: Context) -> Tick:
     _try(lambda: run_upkeep.finish_runs(ctx), "finish runs")
     _try(lambda: batches.finish_batches(ctx), "finish batches")
     _try(lambda: firing.fire_schedules(ctx), "fire schedules")
+    _try(lambda: int(bool(placing.reconcile(ctx))), "place what is wanted")
     made = forgotten = dropped = removed = mismatches = 0
     with ctx.db.transaction() as tx:
         minutely, hourly = ticks.take_turn(tx, MINUTELY, _MINUTELY_S), ticks.take_turn(tx, HOURLY, _HOURLY_S)

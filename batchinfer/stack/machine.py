@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from batchinfer.errors import BatchinferError, StartError, Unavailable
-from batchinfer.services import fleet as fleet_service
+from batchinfer.errors import StartError, Unavailable
 from batchinfer.services.context import Context, open_context
-from batchinfer.stack.children import Child, Program, explain_end, start_child
+from batchinfer.stack.children import explain_end
 from batchinfer.stack.first_start import prepare_key, prepare_model, prepare_schema
-from batchinfer.stack.health import find_unhealthy, list_replica_ids, read_signs
+from batchinfer.stack.health import Signs, find_unhealthy, list_replica_ids, read_signs
+from batchinfer.stack.processes import WORKING, Processes
 from batchinfer.stack.programs import Fleet, list_programs
 from batchinfer.stack.reload import CodeWatch
 from batchinfer.stack.running import KEY_FILE, show_url
-from batchinfer.stack.supervisor import Place, Supervisor
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+    from pathlib import Path
+    from uuid import UUID
 
     from batchinfer.settings import Settings
     from batchinfer.stack.home import Home
     from batchinfer.stack.ready_file import ReadyFile
     from batchinfer.stack.servers import Servers
     from batchinfer.stack.signals import Signals
+    from batchinfer.stack.supervisor import Place
 
-WORKING = ("model", "cpu", "beat", "web")
 #: How long the small processes may take to become healthy; a model may load for as long as its process lives.
 HEALTHY_S = 60.0
+#: How long the model may find no room: what leaves takes its time.
+ROOM_S = 30.0
 #: Ends of one process while starting, after which the start is given up.
 TRIES = 3
 LOOK_S = 1.0
@@ -38,12 +41,12 @@ def open_machine(
     settings: Settings, home: Home, fleet: Fleet, ready_file: ReadyFile, say: Callable[[str], None]
 ) -> Machine:
     """Bring the database up to date, make tenant, key and model. Raises StartError."""
-    ctx = open_context(settings, name="batchinfer-up", pool_size=2)
+    ctx = open_context(settings, name="batchinfer-up", pool_size=3)
     try:
         prepare_schema(settings.require_database_url())
         token = prepare_key(ctx, home)
-        prepare_model(ctx, fleet)
-        return Machine(ctx, token, fleet, ready_file, say)
+        deployment_id = prepare_model(ctx, fleet, home)
+        return Machine(ctx, token, fleet, deployment_id, ready_file, say)
     except Unavailable:
         ctx.close()
         raise StartError(
@@ -55,16 +58,6 @@ def open_machine(
         raise
 
 
-class _Ended(NamedTuple):
-    """A worker's process that ended, until its end is in the database."""
-
-    pid: int
-    name: str
-    how: str
-    #: On `time.monotonic()`.
-    at_s: float
-
-
 class Machine:
     """The processes of this machine. Main thread only."""
 
@@ -73,28 +66,34 @@ class Machine:
         ctx: Context,
         token: str,
         fleet: Fleet,
+        deployment_id: UUID,
         ready_file: ReadyFile,
         say: Callable[[str], None],
     ) -> None:
         self.ctx = ctx
         self.token = token
         self.fleet = fleet
+        self.deployment_id = deployment_id
         self.ready_file = ready_file
         self.say = say
-        self.supervisor = Supervisor(on_end=self._note_end, on_start=self._publish)
+        self.processes = Processes(ctx, fleet.list_devices(), ready_file.update, say)
+        self.supervisor = self.processes.supervisor
         self.started_at_s = time.monotonic()
         self._earlier_replicas = list_replica_ids(ctx)
-        #: Ended workers whose lease could not be marked dead yet: process id and how it ended.
-        self._ended: list[_Ended] = []
+        self._ready: set[str] = set()
 
     def start(self, servers: Servers, listener: socket.socket, signals: Signals) -> None:
-        """Watch over the servers, and start everything else."""
+        """Watch over the servers, and start everything else: the models are the slowest. Raises StartError."""
         self.signals = signals
         self.address = listener.getsockname()[:2]
         for place in servers.places():
             self.supervisor.add(place)
+        try:
+            self.processes.keeper.open()
+        except Unavailable:
+            raise StartError("The database does not answer. logs/postgres.log in the home may say why.") from None
         for program in list_programs(self.ctx.settings, self.fleet, listener.fileno()):
-            self.supervisor.add(Place(program.role, program.name, self._launcher(program)))
+            self.processes.add(program)
 
     @property
     def url(self) -> str:
@@ -102,32 +101,37 @@ class Machine:
         return show_url(*self.address)
 
     def wait_healthy(self) -> None:
-        """Go on when all work, and say so. Raises StartError when one cannot, Stopped when asked to stop."""
-        waiting = list(self.supervisor.places)
-        while waiting:
-            self._step(0.1)
+        """Go on when all work, and say so. Raises StartError when one cannot, Stopped when asked to stop.
+
+        Other models than the one of this start are loaded meanwhile and afterwards; nobody waits for them here.
+        """
+        waiting = [place for place in self.supervisor.places if place.role != "model"]
+        loaded = False
+        while waiting or not loaded:
+            self.processes.step(self.signals, 0.1)
             waited_s = time.monotonic() - self.started_at_s
             try:
-                signs = read_signs(self.ctx, self._earlier_replicas)
+                signs = read_signs(self.ctx, self.deployment_id, self._earlier_replicas)
             except Unavailable:
-                self._give_up(waiting, {}, waited_s)
+                self._give_up(waiting, waited_s)
                 continue
             unhealthy = find_unhealthy(self.supervisor.places, signs, self.url)
             for place in waiting:
                 if place not in unhealthy and place.role in WORKING:
                     self.say(f"  {place.name} is ready ({waited_s:.1f} s)")
-            self._give_up(unhealthy, signs.failed, waited_s)
+            loaded = loaded or self._see_models(signs, waited_s)
+            self._give_up(unhealthy, waited_s)
             waiting = unhealthy
         self.ready_file.write(self.url, self.token, self.supervisor.pids())
         self.say(f"Ready. Admin pages: {self.url}/admin   API: {self.url}/v1")
         self.say(f"API key: {self.token}  (also in {self.ctx.settings.home / KEY_FILE}, for its owner alone)")
 
     def run(self, *, reload: bool) -> None:
-        """Keep everything running. Raises Stopped when asked to stop."""
+        """Keep everything running. Raises Stopped when asked to stop, StartError where another keeper took over."""
         watch = CodeWatch() if reload else None
         looked_at_s = time.monotonic()
         while True:
-            self._step(0.5)
+            self.processes.step(self.signals, 0.5)
             if watch and time.monotonic() - looked_at_s >= LOOK_S:
                 looked_at_s = time.monotonic()
                 if watch.changed():
@@ -138,58 +142,35 @@ class Machine:
         """End all but the servers, together and within a bounded time; asked a second time, at once."""
         self.ready_file.remove()
         self.say("Stopping.")
-        drain_s = self.ctx.settings.drain_s + 10.0
-        self.supervisor.stop(WORKING, drain_s, hurry=lambda: self.signals.stops > 1)
+        self.processes.close(hurry=lambda: self.signals.stops > 1)
         self.supervisor.places.clear()
         self.ctx.close()
 
-    def _step(self, timeout_s: float) -> None:
-        self.signals.wait(timeout_s)
-        self.supervisor.look()
-        self._end_leases()
+    def _see_models(self, signs: Signs, waited_s: float) -> bool:
+        """Whether the model of this start is ready on each device. Raises StartError where it cannot be."""
+        for name in sorted(signs.ready - self._ready):
+            self.say(f"  {name} is ready ({waited_s:.1f} s)")
+        self._ready |= signs.ready
+        if signs.unwanted or len(self._ready) >= len(self.fleet.devices):
+            return True
+        for name, why in signs.failed:
+            raise StartError(f"The model {self.fleet.model.name} cannot be loaded: {why} ({self._find_log(name)})")
+        if len(signs.lost) >= TRIES:
+            log = self._find_log(signs.lost[0])
+            why = explain_end(log)
+            raise StartError(f"{signs.lost[0]} ended {len(signs.lost)} times while starting{why}. {log} says more.")
+        if signs.unplaced and waited_s > ROOM_S:
+            raise StartError(signs.unplaced)
+        return False
 
-    def _launcher(self, program: Program) -> Callable[[], Child]:
-        log = self.ctx.settings.logs_dir / f"{program.name}.log"
-        return lambda: start_child(program, log)
+    def _find_log(self, name: str) -> Path:
+        return self.ctx.settings.logs_dir / f"{name}.log"
 
-    def _publish(self) -> None:
-        self.ready_file.update(self.supervisor.pids())
-
-    def _note_end(self, place: Place, child: Child) -> None:
-        status = child.process.returncode
-        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        if place.role in {"cpu", "model"}:
-            self._ended.append(_Ended(child.pid, place.name, how, time.monotonic()))
-        if place.failures:
-            self.say(f"{place.name} (process {child.pid}) ended: {how}. It is started anew.")
-
-    def _end_leases(self) -> None:
-        """What an ended worker held goes back at once, not after the lease's time."""
-        while self._ended:
-            pid, name, how, at_s = self._ended[0]
-            host = socket.gethostname()
-            try:
-                rows = fleet_service.end_process(
-                    self.ctx,
-                    host,
-                    pid,
-                    f"the process ended: {how}",
-                    worker=f"{name}@{host}",
-                    ended_ago_s=time.monotonic() - at_s,
-                )
-            except BatchinferError:
-                return  # no database just now: tried again at the next step
-            self._ended.pop(0)
-            if rows:
-                self.say(f"What process {pid} held was given back: {rows} jobs.")
-
-    def _give_up(self, unhealthy: list[Place], failed: dict[str, str], waited_s: float) -> None:
+    def _give_up(self, unhealthy: list[Place], waited_s: float) -> None:
         for place in unhealthy:
-            log = self.ctx.settings.logs_dir / f"{place.name}.log"
-            if place.name in failed:
-                raise StartError(f"The model {self.fleet.model.name} cannot be loaded: {failed[place.name]} ({log})")
+            log = self._find_log(place.name)
             if place.failures >= TRIES:
                 why = explain_end(log)
                 raise StartError(f"{place.name} ended {place.failures} times while starting{why}. {log} says more.")
-            if place.role != "model" and waited_s > HEALTHY_S:
+            if waited_s > HEALTHY_S:
                 raise StartError(f"{place.name} is not healthy after {HEALTHY_S:.0f} s. {log} says more.")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from batchinfer.errors import StartError
+from batchinfer.media.model_folders import name_revision
+from batchinfer.media.weight_headers import read_model_facts
 
 BUNDLED = "docreader"
-#: Files up to this size go into the revision whole, larger ones with their first MiB: weights may be 100 GB.
-WHOLE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ def find_model(wanted: str | None, home: Path, *, fake: bool) -> ModelFolder:
     name = Path(wanted).expanduser().absolute().name if wanted else BUNDLED
     for folder in _candidates(wanted, home):
         if (folder / "config.json").is_file():
-            return ModelFolder(name, folder, _revision(folder), _facts(folder))
+            return ModelFolder(name, folder, name_revision(folder), read_model_facts(folder))
     if fake:
         return ModelFolder(name, None, "fake")
     if wanted is None:
@@ -61,27 +58,3 @@ def _bundled_folder() -> list[Path]:
     spec = find_spec("workers")
     places = list(spec.submodule_search_locations or []) if spec else []
     return [Path(place) / "models" / BUNDLED for place in places]
-
-
-def _revision(folder: Path) -> str:
-    """A name for exactly these files: SHA-256 over their names, sizes and contents, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)}\0{size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(size if size <= WHOLE_BYTES else 2**20))
-    return digest.hexdigest()[:16]
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        config = json.loads((folder / "config.json").read_text())
-        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        return {
-            "architecture": (config.get("architectures") or [None])[0],
-            "model_type": config.get("model_type"),
-            "weights_bytes": weights,
-        }
-    return {}

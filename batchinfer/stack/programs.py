@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from batchinfer.settings import PREFIX
 from batchinfer.stack.children import Program
+from batchinfer.stack.devices import list_device_facts
 from batchinfer.stack.orphans import MARK
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batchinfer.services.replicas import Assignment
     from batchinfer.settings import Settings
     from batchinfer.stack.models import ModelFolder
+    from batchinfer.store.hosts import Device
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,13 @@ class Fleet:
 
     model: ModelFolder
     engine: str
+    #: Those that the model of this start is put on, one replica each.
     devices: list[str]
     cpu_workers: int
+
+    def list_devices(self) -> list[Device]:
+        """What the host of this machine offers to all models: the CPU, too, beside GPUs."""
+        return list_device_facts(self.devices)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -43,33 +52,50 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def list_programs(settings: Settings, fleet: Fleet, listener: int) -> list[Program]:
-    """Web, beat, CPU workers and one model worker a device, in the order of starting: the slowest first.
+    """Web, CPU workers and beat, in the order of starting.
 
     `listener` is the descriptor of the bound socket that the web server takes over.
     """
     environment = child_environment(settings)
-    models = [
-        _program(
-            "model",
-            f"model{index}",
-            _model_worker(fleet, f"model{index}", device),
-            environment,
-            settings.home,
-        )
-        for index, device in enumerate(fleet.devices)
-    ]
     web = [sys.executable, "-m", "gunicorn", "-c", "python:batchinfer.stack.gunicorn_settings"]
     web += ["--bind", f"fd://{listener}", "batchinfer.web:create_app()"]
-    cpus = [
-        _program("cpu", f"cpu{index}", _celery("workers.cpu", *_worker(f"cpu{index}")), environment, settings.home)
-        for index in range(fleet.cpu_workers)
-    ]
     return [
-        *models,
         _program("web", "web", web, environment, settings.home, keep=(listener,)),
-        *cpus,
+        *list_cpu_programs(settings, fleet.cpu_workers),
         _program("beat", "beat", _celery("workers.beat", "-q", "beat"), environment, settings.home),
     ]
+
+
+def list_cpu_programs(settings: Settings, number: int) -> list[Program]:
+    """So many CPU workers."""
+    environment, host = child_environment(settings), settings.machine_name
+    return [
+        _program("cpu", name, _celery("workers.cpu", *_worker(f"{name}@{host}")), environment, settings.home)
+        for name in (f"cpu{index}" for index in range(number))
+    ]
+
+
+def make_model_program(settings: Settings, orders: Assignment) -> Program:
+    """The process of one replica, as its row and its deployment say."""
+    options = {"--model": orders.model, "--device": orders.device, "--engine": orders.engine}
+    options["--replica"] = str(orders.id)
+    # On the CPU a plan that nobody asked for bounds nothing: memory that is short there is no end of the process.
+    budget = orders.memory_mib or (orders.planned_mib if orders.device.startswith("cuda") else None)
+    if budget:
+        options["--memory-mib"] = str(budget)
+    if orders.slots is not None:
+        options["--slots"] = str(orders.slots)
+    engine_options = dict(orders.options)
+    if orders.dtype != "auto":
+        engine_options["dtype"] = orders.dtype
+    if orders.quantisation != "none":
+        engine_options["quantisation"] = orders.quantisation
+    if engine_options:
+        options["--engine-options"] = json.dumps(engine_options)
+    words = [word for pair in options.items() for word in pair]
+    argv = _celery("workers.model", *_worker(orders.worker), *words)
+    name = orders.worker.partition("@")[0]
+    return _program("model", name, argv, child_environment(settings), settings.home)
 
 
 def _program(
@@ -91,9 +117,4 @@ def _celery(module: str, *arguments: str) -> list[str]:
 
 
 def _worker(name: str) -> list[str]:
-    return ["worker", "-n", f"{name}@%h", "-P", "threads", "-c", "1", "--without-gossip", "--without-mingle"]
-
-
-def _model_worker(fleet: Fleet, name: str, device: str) -> list[str]:
-    options = ["--model", fleet.model.name, "--device", device, "--engine", fleet.engine]
-    return _celery("workers.model", *_worker(name), *options)
+    return ["worker", "-n", name, "-P", "threads", "-c", "1", "--without-gossip", "--without-mingle"]

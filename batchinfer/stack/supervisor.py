@@ -31,6 +31,8 @@ class Place:
     failures: int = 0
     #: On the monotonic clock.
     start_at_s: float = 0.0
+    #: Not started anew when it ends: the place goes with its process.
+    once: bool = False
 
 
 @dataclass
@@ -52,10 +54,12 @@ class Supervisor:
     def look(self) -> None:
         """See which children ended, and start what is due. Call it after each signal and twice a second."""
         now_s = time.monotonic()
-        for place in self.places:
+        for place in list(self.places):
             if place.child is not None and not place.child.alive:
                 self._note_end(place, place.child, now_s)
-            if place.child is None and now_s >= place.start_at_s:
+            if place.once and place.child is None:
+                self.places.remove(place)
+            elif place.child is None and now_s >= place.start_at_s:
                 self._try_start(place, now_s)
 
     def pids(self) -> dict[str, list[int]]:

@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import TextClause, text
 
-from batchinfer.store import endings, returns
+from batchinfer.store import endings, events, returns
 from batchinfer.store.clean import as_jsonb
+from batchinfer.store.events import Event
 from batchinfer.store.minutes import Tally
 from batchinfer.store.set_back import mend_times
 
@@ -179,6 +180,7 @@ _END_REPLICAS = text("""
     WHERE ended_at IS NULL AND (lease_id = ANY (CAST(:lease_ids AS uuid[])) OR (lease_id IS NULL AND EXISTS (
         SELECT 1 FROM leases l
         WHERE l.id = ANY (CAST(:lease_ids AS uuid[])) AND l.worker = r.worker AND l.opened_at >= r.created_at)))
+    RETURNING r.id, r.tenant_id, r.deployment_id
 """)
 
 
@@ -187,7 +189,11 @@ def _ids(tx: Transaction, statement: TextClause, values: dict[str, Any]) -> list
 
 
 def _end_replicas(tx: Transaction, lease_ids: Sequence[UUID], state: str) -> None:
-    tx.execute(_END_REPLICAS, {"lease_ids": list(lease_ids), "state": state})
+    ended = tx.execute(_END_REPLICAS, {"lease_ids": list(lease_ids), "state": state}).all()
+    events.record(
+        tx,
+        [Event(row.tenant_id, "replica", row.id, state, "lease") for row in ended if row.deployment_id is not None],
+    )
 
 
 def _give_back(tx: Transaction, lease_ids: list[UUID], *, rule: LossRule, strays: Sequence[UUID] = ()) -> GivenBack:

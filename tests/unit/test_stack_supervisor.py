@@ -144,3 +144,18 @@ def test_an_ended_child_wakes_the_wait() -> None:
         signals.wait(60.0)
         assert time.monotonic() - started_s < 30
         assert child.wait(10)
+
+
+def test_a_place_that_is_for_once_goes_with_its_process() -> None:
+    with supervising() as (supervisor, ended):
+        kept, once = _place(SLEEP), Place("model", "model1", lambda: start_child(SLEEP, None), once=True)
+        supervisor.add(kept)
+        supervisor.add(once)
+        assert once.child is not None
+        child = once.child
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait(10)
+        supervisor.look()
+        supervisor.look()
+        assert ended == [("model1", -signal.SIGKILL)]
+        assert supervisor.places == [kept]
