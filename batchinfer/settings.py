@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
@@ -60,12 +61,21 @@ def _check_source_buckets(text: str) -> str:
     return text
 
 
+def _check_labels(text: str) -> str:
+    for part in _split(text):
+        if not _LABEL.fullmatch(part):
+            raise ValueError(f"{part!r} is no label; write name=value")
+    return text
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+_WEB = r"^https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._/-]*)?$"
 _HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9a-f:.]+")
 _BUCKET = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+(/[^\s?#]+)*/?")
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,60}=[A-Za-z0-9._-]{1,200}")
 _SOURCE_BUCKET = re.compile(r"[a-z][a-z0-9+.-]*://[^\s,]+")
 Folder = Annotated[Path, AfterValidator(_absolute)]
 #: Lists with commas.
@@ -74,6 +84,7 @@ Networks = Annotated[str, AfterValidator(_check_networks)]
 SinkFolders = Annotated[str, AfterValidator(_check_sink_folders)]
 SinkBuckets = Annotated[str, AfterValidator(_check_sink_buckets)]
 SourceFolders = Annotated[str, AfterValidator(_check_source_folders)]
+Labels = Annotated[str, AfterValidator(_check_labels)]
 SourceBuckets = Annotated[str, AfterValidator(_check_source_buckets)]
 
 
@@ -179,12 +190,42 @@ class Settings(BaseSettings):
     sink_buckets: SinkBuckets = Field(
         "", description="Buckets that they may be written to: s3://name or s3://name/folder; unset: none."
     )
+    hub_url: str = Field(
+        "https://huggingface.co", pattern=_WEB, description="Hub that models are fetched from, or a mirror of it."
+    )
+    modelscope_url: str = Field("https://modelscope.cn", pattern=_WEB, description="The same for ModelScope.")
+    hub_networks: Networks = Field("", description="Private networks that these may be in, as 10.2.0.0/16.")
+    hub_timeout_s: float = Field(
+        60.0, ge=0.1, le=3600, description="Time that one request to a hub may take; what came by then is kept."
+    )
+    vllm_python: str = Field("", description="Python of an environment with vLLM, for the engines vllm and auto.")
     idempotency_hours: int = Field(48, ge=1, description="How long an idempotency key is remembered.")
+    host_name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="Name of this machine among the hosts; unset: its own."
+    )
+    host_labels: Labels = Field(
+        "", description="Labels of this machine, as zone=north,gpu=l4, by which deployments choose it."
+    )
+
+    @property
+    def machine_name(self) -> str:
+        """What this machine is called among the hosts."""
+        return self.host_name or socket.gethostname()
+
+    @property
+    def machine_labels(self) -> dict[str, str]:
+        """The labels of this machine by name."""
+        return dict(part.split("=", 1) for part in _split(self.host_labels))
 
     @property
     def blobs_dir(self) -> Path:
         """Where bytes lie, by SHA-256; shared by every process that reads or writes pictures."""
         return self.home / "blobs"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where models lie that were fetched: a folder a model, in it one a revision."""
+        return self.home / "models"
 
     @property
     def crumbs_dir(self) -> Path:

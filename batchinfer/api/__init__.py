@@ -9,11 +9,13 @@ from batchinfer.api import (
     batch_items,
     batches,
     chat,
+    deployments,
     documents,
     events,
     files,
     fleet,
     health,
+    hosts,
     job_reads,
     jobs,
     keys,
@@ -22,6 +24,7 @@ from batchinfer.api import (
     queue,
     responses,
     reviews,
+    revisions,
     runs,
     schedules,
     templates,
@@ -44,7 +47,7 @@ BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
     webhooks.routes, keys.routes, tenants.routes, audit.routes, runs.routes, schedules.routes, templates.routes,
-    reviews.routes,
+    reviews.routes, revisions.routes, deployments.routes, hosts.routes,
 )  # fmt: skip
 
 

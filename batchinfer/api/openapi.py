@@ -11,8 +11,10 @@ from batchinfer.api import (
     batch_item_schemas,
     batch_schemas,
     chat_requests,
+    deployment_schemas,
     file_schemas,
     key_schemas,
+    revision_schemas,
     run_schemas,
     schedule_schemas,
     template_schemas,
@@ -86,6 +88,8 @@ def make_document(app: OpenAPI) -> dict[str, Any]:
     document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS | upload_schemas.SCHEMAS)
     document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS | key_schemas.SCHEMAS)
     document["components"]["schemas"].update(run_schemas.SCHEMAS | schedule_schemas.SCHEMAS | template_schemas.SCHEMAS)
+    document["components"]["schemas"].update(revision_schemas.SCHEMAS)
+    document["components"]["schemas"].update(deployment_schemas.SCHEMAS)
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         if "security" not in operation:  # no key, no parameters: the library's own 400 cannot happen
             operation["responses"].pop("400", None)

@@ -136,6 +136,32 @@ class ModelPath(Parameters):
     model: Word = Field(description="A name that GET /v1/models lists.", examples=["docreader"])
 
 
+class RevisionPath(ModelPath):
+    """The hash of a revision of a model."""
+
+    revision: Word = Field(
+        description="As GET /v1/models/{model}/revisions lists it, or its first digits.", examples=["9f86d081884c7d65"]
+    )
+
+
+class DeploymentPath(Parameters):
+    """The id of a deployment."""
+
+    deployment_id: str = Field(description="As it was launched.", examples=["dep_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class ReplicaPath(Parameters):
+    """The id of a replica."""
+
+    replica_id: str = Field(description="As it is listed.", examples=["rep_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
+class HostPath(Parameters):
+    """The name of a host."""
+
+    host: Word = Field(description="A name that GET /v1/hosts lists.", examples=["gpu-1"])
+
+
 class WaitQuery(Parameters):
     """How long to wait for the end."""
 
@@ -165,6 +191,15 @@ class AuditQuery(PageQuery):
     """Which acts, newest first."""
 
     action: Word | None = Field(None, description="Acts of this kind, key.create for example.")
+
+
+class FleetEventsQuery(PageQuery):
+    """Which events of the fleet, newest first."""
+
+    subject: Literal["model", "deployment", "replica", "host"] | None = Field(
+        None, description="Events of this kind of thing: one of model, deployment, replica, host."
+    )
+    deployment: Word | None = Field(None, description="Events of this deployment: an id that begins with dep_.")
 
 
 class JobsQuery(PageQuery):

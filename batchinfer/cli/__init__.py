@@ -10,8 +10,9 @@ from rich.markup import escape
 
 from batchinfer import __version__
 from batchinfer.cli.batches import batches
+from batchinfer.cli.deployments import workers
 from batchinfer.cli.files import files
-from batchinfer.cli.installation import demo, migrate, settings, up
+from batchinfer.cli.installation import demo, host, migrate, settings, up
 from batchinfer.cli.jobs import jobs
 from batchinfer.cli.keys import audit, keys
 from batchinfer.cli.models import models
@@ -23,6 +24,7 @@ from batchinfer.cli.runs import runs
 from batchinfer.cli.schedules import schedules
 from batchinfer.cli.submit import submit
 from batchinfer.cli.templates import templates
+from batchinfer.cli.trials import compare_models, warm_model
 from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
 
@@ -34,10 +36,12 @@ def cli() -> None:
 
 
 for _command in (
-    up, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs, schedules,
-    templates, goldens,
+    up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
+    schedules, templates, goldens, workers,
 ):  # fmt: skip
     cli.add_command(_command)
+for _command in (compare_models, warm_model):
+    models.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -31,11 +31,33 @@ def up(home: Path | None, port: int | None, cpu_workers: str, ready_file: Path |
     """Run the whole service on this machine, until Ctrl-C."""
     from batchinfer.stack.up import Wishes, run_up
 
-    if cpu_workers != "auto" and not (cpu_workers.isdecimal() and 1 <= int(cpu_workers) <= 256):
-        raise click.BadParameter("a number from 1 to 256, or auto", param_hint="--cpu-workers")
+    _check_cpu_workers(cpu_workers)
     settings = load(home, **({} if port is None else {"port": port}))
     place = ready_file.expanduser().absolute() if ready_file else None
     run_up(settings, Wishes(cpu_workers=cpu_workers, ready_file=place, **wishes), say)
+
+
+@click.command()
+@HOME
+@click.option("--name", metavar="NAME", help="Name of this machine among the hosts; its own if left out.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="By which deployments choose it.")
+@click.option("--cpu-workers", metavar="N|auto", default="auto", show_default=True, help="Processes that open files.")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="JSON with the pids, once the workers work.")
+def host(home: Path | None, name: str | None, labels: tuple[str, ...], cpu_workers: str, **files: Path | None) -> None:
+    """Lend this machine to a service elsewhere: hold the models that are assigned to it, until Ctrl-C."""
+    from batchinfer.stack.host import HostWishes, run_host
+
+    _check_cpu_workers(cpu_workers)
+    named = {} if name is None else {"host_name": name}
+    labelled = {"host_labels": ",".join(labels)} if labels else {}
+    ready_file = files["ready_file"]
+    place = ready_file.expanduser().absolute() if ready_file else None
+    run_host(load(home, **named, **labelled), HostWishes(cpu_workers, place), say)
+
+
+def _check_cpu_workers(text: str) -> None:
+    if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 256):
+        raise click.BadParameter("a number from 1 to 256, or auto", param_hint="--cpu-workers")
 
 
 @click.command()

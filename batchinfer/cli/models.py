@@ -1,4 +1,4 @@
-"""`batchinfer models`: make a model known, and test one."""
+"""`batchinfer models`: make a model known, fetch it, and test one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from batchinfer.cli.bars import show_launch
 from batchinfer.cli.local import HOME, context, load, operator
-from batchinfer.cli.output import say
+from batchinfer.cli.output import FAILED, JSON, emit, say
+from batchinfer.cli.registry import fetch_model, list_revisions, prune_models, register_model, verify_known
+from batchinfer.cli.remote import remote
+from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 from batchinfer.errors import Unavailable
+
+if TYPE_CHECKING:
+    from batchinfer.client.client import Client
 
 
 @click.group()
@@ -34,22 +41,63 @@ def add_model(home: Path | None, model: str | None) -> None:
     say(f"{folder.name} is known, revision {folder.revision}.")
 
 
+@models.command("plan")
+@click.argument("model", metavar="NAME")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--slots", type=click.IntRange(1), help="Requests that run at once.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
+@click.option("--quantisation", type=click.Choice(QUANTISATIONS), default="none", show_default=True)
+@click.option("--memory-mib", type=click.IntRange(1), help="A budget: the roomiest plan of at most so many MiB.")
+@click.option("--context-tokens", type=click.IntRange(1), help="The most that a request may have.")
+@JSON
+@remote
+def plan_model(client: Client, /, model: str, as_json: bool, **asked: Any) -> None:
+    """What a launch would take and where it fits, before it is made; ends with 1 where it fits nowhere."""
+    found = client.models.plan(model, **asked)
+    if as_json:
+        emit(found.model_dump(mode="json"))
+    else:
+        show_launch(found)
+    if found.fits is False:
+        sys.exit(FAILED)
+
+
 @models.command("verify")
 @HOME
 @click.argument("model", metavar="NAME|DIR")
+@click.option("--revision", help="Of a model that the service knows; the newest that is here if left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON object and nothing else.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
+@click.option("--quantisation", type=click.Choice(["none", "int8", "int4", "fp8"]), default="none")
 @click.option("--try", "attempt", default="", metavar="FEATURE,...", help="Test what is off by default as well.")
-def verify_model(home: Path | None, model: str, as_json: bool, device: str, dtype: str, attempt: str) -> None:
-    """Load a model and tell which optimisations answer as `generate` does; ends with 1 where no engine serves it."""
-    folder = _find_folder(home, model)
-    command = [sys.executable, "-m", "workers.engine.verify", str(folder), "--device", device, "--dtype", dtype]
-    command += ["--try", attempt]
-    os.execv(sys.executable, [*command, *(["--json"] if as_json else [])])  # noqa: S606 - no shell is wanted
+def verify_model(
+    home: Path | None,
+    model: str,
+    revision: str | None,
+    as_json: bool,
+    device: str,
+    dtype: str,
+    quantisation: str,
+    attempt: str,
+) -> None:
+    """Read a model's files again, then load it and tell which optimisations answer as `generate` does.
+
+    Ends with 1 where the files have changed or no engine serves it. A revision that the service knows is verified
+    from then on.
+    """
+    options = ["--device", device, "--dtype", dtype, "--quantisation", quantisation, "--try", attempt]
+    options += ["--json"] if as_json else []
+    program = [sys.executable, "-m", "workers.engine.verify"]
+    if not model.startswith(("/", ".", "~")):
+        status = verify_known(home, model, revision, program, options, quiet=as_json)
+        if status is not None:
+            sys.exit(status)
+    folder = find_folder(home, model)
+    os.execv(sys.executable, [*program, str(folder), *options])  # noqa: S606 - no shell is wanted
 
 
-def _find_folder(home: Path | None, model: str) -> Path:
+def find_folder(home: Path | None, model: str) -> Path:
     """A model's folder: on disk as `up` finds it, or where the running service knows it. Raises StartError."""
     from batchinfer.errors import StartError
     from batchinfer.services.models import find_model as find_known
@@ -64,3 +112,7 @@ def _find_folder(home: Path | None, model: str) -> Path:
                 return Path(known.path)
         raise
     return cast("Path", folder)
+
+
+for _command in (register_model, fetch_model, list_revisions, prune_models):
+    models.add_command(_command)

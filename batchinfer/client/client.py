@@ -10,6 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from batchinfer.client.batches import Batches
+from batchinfer.client.deployments import Deployments, Hosts
 from batchinfer.client.files import Files
 from batchinfer.client.folders import find_files
 from batchinfer.client.jobs import Documents, Jobs
@@ -64,6 +65,8 @@ class Client:
         self.files = Files(self._transport)
         self.batches = Batches(self._transport)
         self.models = Models(self._transport)
+        self.deployments = Deployments(self._transport)
+        self.hosts = Hosts(self._transport)
         self.usage = Usage(self._transport)
         self.runs = Runs(self._transport)
         self.schedules = Schedules(self._transport)

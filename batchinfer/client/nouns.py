@@ -347,6 +347,122 @@ class Model(Noun):
     status: str = ""
 
 
+class MemoryPlan(Noun):
+    """What a replica takes on its device, in MiB by part; `loaded_mib` of `total_mib` it holds once it is ready."""
+
+    weights_mib: int = 0
+    activations_mib: int = 0
+    kv_mib: int = 0
+    workspace_mib: int = 0
+    total_mib: int = 0
+    loaded_mib: int = 0
+    #: By what an earlier load took, not by arithmetic alone.
+    measured: bool = False
+    device_kind: str = ""
+    dtype: str = ""
+    quantisation: str = ""
+    slots: int = 0
+    context_tokens: int = 0
+
+
+class Holding(Noun):
+    """What a device keeps for a replica, in MiB."""
+
+    worker: str
+    model: str
+    mib: int
+    pinned: bool = False
+
+
+class Advice(Noun):
+    """Something that would make a launch fit, and what it then needs of what is then free."""
+
+    action: str
+    text: str
+    needs_mib: int
+    free_mib: int
+
+
+class DeviceFit(Noun):
+    """A device beside a launch; `fits` None where nobody knows what the device has."""
+
+    host: str
+    device: str
+    kind: str
+    title: str = ""
+    total_mib: int | None = None
+    reserved_mib: int = 0
+    free_mib: int | None = None
+    held: tuple[Holding, ...] = ()
+    plan: MemoryPlan
+    fits: bool | None = None
+    missing_mib: int = 0
+    advice: tuple[Advice, ...] = ()
+    text: str = ""
+
+
+class LaunchPlan(Noun):
+    """What a launch would take, beside each device that it may go to."""
+
+    model: str
+    revision: str = ""
+    plan: MemoryPlan
+    fits: bool | None = None
+    text: str = ""
+    devices: tuple[DeviceFit, ...] = ()
+
+
+class ModelFile(Noun):
+    """A file of a model's revision. `sha256` is None until it was read."""
+
+    name: str
+    bytes: int
+    sha256: str | None = None
+
+
+class FetchProgress(Noun):
+    """How far a fetch is. `left_s` is None while nothing comes."""
+
+    bytes: int
+    total_bytes: int
+    bytes_per_s: int = 0
+    left_s: int | None = None
+    file: str | None = None
+
+
+class Revision(Noun):
+    """The files of a model under one hash, which is `id`. `status` is registered, fetching, fetched, verified or
+    failed; `error` says what a fetch waits for, or why it failed."""
+
+    id: str
+    model: str
+    status: str
+    source: dict[str, Any] = Field(default_factory=dict)
+    bytes: int = 0
+    files: tuple[ModelFile, ...] = ()
+    facts: dict[str, Any] = Field(default_factory=dict)
+    progress: FetchProgress | None = None
+    error: Problem | None = None
+    created_at: int | None = None
+    fetched_at: int | None = None
+    verified_at: int | None = None
+    pruned_at: int | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is under way."""
+        return self.status != "fetching"
+
+
+class PrunedRevision(Noun):
+    """A revision with files on the disk. `kept` says why they stay; None where they go."""
+
+    model: str
+    revision: str
+    bytes: int
+    kept: str | None = None
+
+
 class UsageNumbers(Noun):
     """What results used. Seconds are those of prefill and decoding."""
 

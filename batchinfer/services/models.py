@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.ids import DEFAULT_TENANT
 from batchinfer.errors import NotFound
 from batchinfer.services.audit import note
-from batchinfer.store import fleet
+from batchinfer.store import deployments, events, fleet, placing, replicas
+from batchinfer.store.events import Event
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from batchinfer.services.context import Caller, Context
-    from batchinfer.store.fleet import Deployment, Model
+    from batchinfer.store.deployments import Deployment
+    from batchinfer.store.fleet import Model
     from batchinfer.store.session import Transaction
 
 
@@ -32,11 +35,15 @@ def register_model(ctx: Context, name: str, path: str, revision: str, facts: dic
 
 
 def add_model(ctx: Context, caller: Caller, name: str, path: str, revision: str, facts: dict[str, Any]) -> None:
-    """An operator's act: make a model folder known, and want it on any device. Raises Forbidden."""
+    """An operator's act: make a model folder known, and want it on any device where it is wanted on none.
+
+    Raises Forbidden.
+    """
     caller.require("launch")
     with ctx.db.transaction() as tx:
         fleet.register_model(tx, name=name, path=path, revision=revision, facts=facts)
-        fleet.ensure_deployment(tx, model=name, engine="auto", device="auto", replicas=1)
+        if not deployments.list_of_model(tx, name):
+            deployments.ensure_deployment(tx, model=name, engine="auto", device="auto", replicas=1)
         note(tx, caller, "model.add", name, revision=revision)
 
 
@@ -45,16 +52,28 @@ def ensure_deployment(
 ) -> UUID:
     """Want a model on a kind of device; one deployment a (model, device). Raises NotFound (code model_not_found)."""
     with ctx.db.transaction() as tx:
-        found = fleet.ensure_deployment(tx, model=model, engine=engine, device=device, replicas=replicas)
+        found = deployments.ensure_deployment(tx, model=model, engine=engine, device=device, replicas=replicas)
     if found is None:
         raise make_unknown(model)
     return found
 
 
-def list_deployments(ctx: Context) -> list[Deployment]:
-    """What is wanted, oldest first."""
+def begin_declared(ctx: Context, deployment_id: UUID, earlier_id: UUID | None) -> None:
+    """The model that a start of the service names: awake, without the pauses of earlier failures, and in place of the
+    one that the start before it named."""
     with ctx.db.transaction() as tx:
-        return fleet.list_deployments(tx)
+        replicas.reset_failures(tx, deployment_id)
+        placing.set_asleep(tx, [deployment_id], asleep=False)
+        placing.note_used(tx, [deployment_id])
+        if earlier_id is not None and earlier_id != deployment_id and placing.end_wish(tx, earlier_id):
+            data = {"reason": "a start of the service named another model"}
+            events.record(tx, [Event(DEFAULT_TENANT, "deployment", earlier_id, "stopped", "up", data)])
+
+
+def list_deployments(ctx: Context) -> list[Deployment]:
+    """What is wanted, the most urgent first."""
+    with ctx.db.transaction() as tx:
+        return deployments.list_wanted(tx)
 
 
 def list_models(ctx: Context, caller: Caller) -> list[Model]:

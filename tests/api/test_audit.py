@@ -10,9 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from batchinfer.api.openapi import make_document
+from batchinfer.domain.deployments import parse_deployment
+from batchinfer.domain.ids import DEPLOYMENT, REPLICA, new_id, show_id
 from batchinfer.errors import Forbidden
-from batchinfer.services import audit, models, scheduling
+from batchinfer.services import audit, deployments, models, scheduling
 from batchinfer.services.keys import create_key
+from batchinfer.store import fleet, hosts, revisions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +48,27 @@ def make_delivery(client: FlaskClient, job: dict[str, Any]) -> dict[str, str]:
     return {"endpoint_id": endpoint_id, "delivery_id": delivery["id"]}
 
 
+def make_deployment(context: Context, caller: Caller, number: int) -> str:
+    """The id of a deployment that serves rev1 of docreader on a device of its own, was swapped before, and may be
+    swapped to rev2."""
+    spec = parse_deployment({"model": "docreader", "device": f"cuda:{number}"})
+    standing, _ = deployments.launch(context, caller, spec)
+    with context.db.transaction() as tx:
+        tx.execute(
+            text("UPDATE deployments SET previous_revision = 'rev2' WHERE id = :id"), {"id": standing.deployment.id}
+        )
+    return show_id(DEPLOYMENT, standing.deployment.id)
+
+
+def make_replica(context: Context) -> str:
+    """The id of a replica that a keeper looks after; its host is there, too."""
+    with context.db.transaction() as tx:
+        hosts.open_host(tx, "gpu-1", new_id(), [])
+        replica_id = fleet.save_replica(tx, worker="w", model="docreader", device="cpu", state="ready")
+        tx.execute(text("UPDATE replicas SET host = 'gpu-1'"))
+    return show_id(REPLICA, replica_id)
+
+
 def test_every_route_of_an_administrator_leaves_one_row(
     app: OpenAPI,
     client: FlaskClient,
@@ -58,7 +82,11 @@ def test_every_route_of_an_administrator_leaves_one_row(
     monkeypatch.setattr("batchinfer.services.deliveries._SPARE_S", -9.8)  # nobody sends the test event here
     others = make_client(create_key(context, "others", ["fetch"])[1])
     ids = {"job_id": quarantined, "key_id": client.post("/v1/keys", json={"name": "x", "scopes": ["read"]}).json["id"]}
-    acted = {}
+    models.register_model(context, "docreader", "models/docreader", "rev1")
+    with context.db.transaction() as tx:
+        revisions.save_revision(tx, "docreader", "rev2", source={}, path="models/two", state="fetched")
+    ids |= {"replica_id": make_replica(context), "host": "gpu-1"}
+    acted: dict[str, str] = {}
     for path, methods in make_document(app)["paths"].items():
         for method, operation in methods.items():
             if method == "get" or not operation.get("security"):
@@ -70,6 +98,8 @@ def test_every_route_of_an_administrator_leaves_one_row(
                 continue
             if "{endpoint_id}" in path:
                 filled = path.format(**make_delivery(client, ask()))
+            if "{deployment_id}" in path:
+                filled = path.format(deployment_id=make_deployment(context, caller, len(acted)))
             before = len(read_rows(context))
             answer = client.open(filled, method=method, **sent)
             worked = answer.status_code < 300 or operation["operationId"] == "test_webhook_endpoint"
@@ -82,6 +112,13 @@ def test_every_route_of_an_administrator_leaves_one_row(
         "/v1/keys": "key.create", "/v1/keys/{key_id}/revoke": "key.revoke", "/v1/tenants": "tenant.create",
         "/v1/queue/pause": "queue.pause", "/v1/queue/resume": "queue.resume", "/v1/queue/reclass": "queue.reclass",
         "/v1/queue/limits": "queue.limits", "/v1/jobs/{job_id}/release": "job.release",
+        "/v1/deployments": "deployment.launch", "/v1/deployments/ensure": "deployment.ensure",
+        "/v1/deployments/{deployment_id}/swap": "deployment.swap",
+        "/v1/deployments/{deployment_id}/rollback": "deployment.rollback",
+        "/v1/deployments/{deployment_id}/cancel": "deployment.cancel",
+        "/v1/deployments/{deployment_id}/resume": "deployment.resume",
+        "/v1/deployments/{deployment_id}/stop": "deployment.stop", "/v1/hosts/{host}/drain": "host.drain",
+        "/v1/hosts/{host}/resume": "host.resume", "/v1/replicas/{replica_id}/drain": "replica.drain",
         "/v1/webhook_endpoints": "webhook.create", "/v1/webhook_endpoints/{endpoint_id}/test": "webhook.test",
     }.items()  # fmt: skip
 

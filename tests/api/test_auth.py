@@ -38,12 +38,14 @@ PREFIXES = {
     "schedule": "sched_",
     "template": "tmpl_",
     "golden": "gold_",
+    "deployment": "dep_",
+    "replica": "rep_",
 }
 
 
 def operations(app: OpenAPI) -> list[tuple[str, str]]:
     """Method and path of every operation under /v1, from the OpenAPI document."""
-    filled = {f"{{{noun}_id}}": prefix + ID for noun, prefix in PREFIXES.items()} | {"{model}": "m"}
+    filled = {f"{{{noun}_id}}": prefix + ID for noun, prefix in PREFIXES.items()} | {"{model}": "m", "{host}": "m"}
     found = []
     for path, methods in make_document(app)["paths"].items():
         if not path.startswith("/v1"):
@@ -133,7 +135,16 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/templates", "GET /v1/templates/ID",
                 "GET /v1/runs/ID/report", "GET /v1/runs/ID/sample", "GET /v1/runs/ID/sample/ID/picture",
                 "GET /v1/goldens", "GET /v1/goldens/export",
+                "GET /v1/deployments", "GET /v1/deployments/ID", "GET /v1/hosts", "GET /v1/replicas",
+                "GET /v1/fleet/events", "GET /v1/models/ID/revisions", "GET /v1/models/ID/revisions/{revision}",
+                "POST /v1/models/ID/plan",
             },
+        ),
+        (
+            "launch",
+            {"POST /v1/deployments", "POST /v1/deployments/ensure", "POST /v1/replicas/ID/drain"}
+            | {f"POST /v1/deployments/ID/{verb}" for verb in ("swap", "rollback", "cancel", "resume", "stop")}
+            | {f"POST /v1/hosts/ID/{verb}" for verb in ("drain", "resume")},
         ),
         (
             "cancel",

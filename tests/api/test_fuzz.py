@@ -64,7 +64,9 @@ def make_ids(client: FlaskClient) -> dict[str, str]:
     ask = {"model": "docreader", "messages": [{"role": "user", "content": "hello"}]}
     job = client.post("/v1/jobs", json=ask).json["id"]
     key = client.post("/v1/keys", json={"name": "fuzz", "scopes": ["read"]}).json["id"]
-    return {"job_id": job, "response_id": job.replace("job_", "resp_"), "key_id": key, "model": "docreader"}
+    deployment = client.post("/v1/deployments", json={"model": "docreader", "device": "cpu"}).json["id"]
+    ids = {"job_id": job, "response_id": job.replace("job_", "resp_"), "key_id": key, "model": "docreader"}
+    return {**ids, "deployment_id": deployment}
 
 
 def make_schema(client: FlaskClient) -> Any:

@@ -109,8 +109,14 @@ AS_ONCE |= {"{endpoint_id}", "enable", "rotate_secret", "test", "redeliver"}
 #: What would be done, or is done unless it was: the same schedule, template or text again changes nothing.
 AS_ONCE |= {"preview", "apply", "versions"}
 
+#: What is wanted of a model, a host or a replica: wanted twice it is wanted once.
+AS_ONCE |= {"ensure", "stop", "drain"}
+
 #: What is made of a run: sealed again, a sample of at least so many pages, a verdict, a golden prompt.
 AS_ONCE |= {"seal", "sample", "{job_id}", "golden"}
+
+#: Of models: the same source is the same revision, and files are fetched and taken away once.
+AS_ONCE |= {"models", "fetch", "prune", "plan"}
 
 
 def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Context
 
-#: Models are the installation's, not a tenant's.
-SHARED = {"model"}
+#: Models, what is wanted of them and the hosts are the installation's, not a tenant's.
+SHARED = {"model", "revision", "deployment_id", "replica_id", "host"}
 NOBODYS = "0192f1c07d6a7b3e8f00c0ffee00c0de"
 
 

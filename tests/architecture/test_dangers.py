@@ -22,6 +22,11 @@ OUTWARD = {
     "batchinfer/demo": "asks the service that it started",
     "batchinfer/stack": "asks the processes that it started whether they are healthy",
     "batchinfer/cli": "asks the service that its user names",
+    "workers/engine/remote": "asks the server that an operator named in a deployment",
+    "workers/engine/exchange.py": "asks the server that an operator named in a deployment",
+    "workers/engine/upstream.py": "asks the server that an operator named in a deployment",
+    "workers/engine/looking.py": "asks the server that an operator named in a deployment",
+    "workers/engine/vllm.py": "asks the server that it started",
 }
 
 
