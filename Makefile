@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote test-vllm vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
 	@$(BIN)/batchinfer up
 
 test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not browser and not long and not chaos'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not browser and not long and not chaos and not vllm'
 
 fuzz: $(VENV)/.dev ## schemathesis over the OpenAPI document, at length; EXAMPLES=… an operation, SEED=… replays one
 	@FUZZ_EXAMPLES='$(or $(EXAMPLES),150)' FUZZ_SEED='$(or $(SEED),0)' $(BIN)/python -m pytest tests/api/test_fuzz.py
@@ -46,13 +46,13 @@ $(VENV)/openai-1: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'openai>=1.99,<2' distro 'jiter<1' sniffio
 
 test-long: $(VENV)/.dev $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'long and not browser and not chaos'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'long and not browser and not chaos and not vllm'
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
 	@test -n "$$BATCHINFER_DATABASE_URL" && test -n "$$BATCHINFER_REDIS_URL" || \
 	  { echo "Set BATCHINFER_DATABASE_URL (a role that may create databases) and BATCHINFER_REDIS_URL first."; exit 2; }
-	@$(BIN)/python -m pytest -m 'not browser and not long and not chaos'
+	@$(BIN)/python -m pytest -m 'not browser and not long and not chaos and not vllm'
 
 browser: $(VENV)/.dev ## the admin pages in a real Chromium; installs Debian's package where it is missing and may be
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
@@ -89,6 +89,14 @@ bench-peers: $(VENV)/.dev ## vLLM's CPU build and Xinference beside our engine, 
 	@$(BIN)/python -m bench.peers install $(or $(PEERS),vllm xinference)
 	@$(BIN)/python -m bench.peers run $(or $(PEERS),vllm xinference) --size '$(or $(SIZE),tiny)' $(BENCH_FLAGS)
 
+bench-remote: $(VENV)/.dev ## the remote engine beside a direct client on one server, by turns; a minute
+	@$(BIN)/python -m bench.remote $(BENCH_FLAGS)
+
+test-vllm: $(VENV)/.dev ## the managed vLLM with vLLM's CPU build (3.5 GB, in an environment of its own), then its bench
+	@$(BIN)/python -m bench.peers install vllm
+	@$(BIN)/python -m pytest -m vllm tests/remote
+	@$(BIN)/python -m bench.remote --server vllm --repeats 3 --requests 64 $(BENCH_FLAGS)
+
 bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
 	@$(BIN)/python -m bench.queue
@@ -98,6 +106,9 @@ bench-api: $(VENV)/.dev ## what the HTTP API and the whole service cost; PARTS=�
 
 bench-documents: $(VENV)/.dev ## a night of 2,000 documents, the same again, two million listed, and who asks meanwhile; PARTS=… for some
 	@$(BIN)/python -m bench.documents --parts '$(PARTS)' $(BENCH_FLAGS)
+
+bench-loading: $(VENV)/.dev ## a cold start beside from_pretrained and beside reading the same bytes; GIB=4 of disk, BENCH_FLAGS=…
+	@$(BIN)/python -m bench.loading --gib '$(or $(GIB),4)' $(BENCH_FLAGS)
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring
