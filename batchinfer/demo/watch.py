@@ -110,6 +110,8 @@ class Watch:
                 moved_at_s, done = began_s, progress.done
             ended = has_ended(self.submissions, self.documents, self.jobs)
             if ended or began_s - moved_at_s > PATIENCE_S:
+                # Documents were looked at after the jobs: pages may have been made, and have ended, in between.
+                self.jobs = self._list_jobs()
                 if self.killing:
                     self.killing.finish(self.jobs)
                 return ended
@@ -119,13 +121,16 @@ class Watch:
             time.sleep(max(_POLL_S, 4 * (time.monotonic() - began_s)))
 
     def _look(self) -> Progress:
-        self.jobs = self._own([job.as_dict() for job in self.client.jobs.list()])
+        self.jobs = self._list_jobs()
         progress = self._measure()
         if progress.done >= progress.total or time.monotonic() - self._looked_at_s >= _DOCUMENTS_S:
             self._look_at_documents()
             progress = self._measure()
         self.display.update(progress)
         return progress
+
+    def _list_jobs(self) -> list[Json]:
+        return self._own([job.as_dict() for job in self.client.jobs.list()])
 
     def _own(self, jobs: list[Json]) -> list[Json]:
         """On servers that hold other work too, only what this run submitted."""

@@ -3,11 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from batchinfer.demo.watch import Killing, Progress
+from batchinfer.demo.ledger import Submission
+from batchinfer.demo.watch import Killing, Progress, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,3 +87,40 @@ def test_at_the_end_it_is_said_in_any_case(victim: subprocess.Popen[bytes]) -> N
     killing.look(Progress(total=10, done=5, running=2), [])
     killing.finish([{"crashes": 1}])
     assert lines.said[1].startswith("1 job was in its hands")
+
+
+class Noun:
+    """What a client's noun answers, one after the other; the last for ever."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
+
+    def _next(self) -> Any:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+    def list(self) -> list[Any]:
+        return [Shown(job) for job in self._next()]
+
+    def get(self, _id: str) -> Any:
+        return Shown(self._next())
+
+
+class Shown(dict[str, Any]):
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self)
+
+
+def test_pages_that_ended_between_the_two_looks_are_not_taken_for_lost() -> None:
+    """The document is read after the jobs: it may have ended with pages that the list did not have yet."""
+    pages = [
+        {"id": f"job_{n}", "document_id": "doc_1", "status": "succeeded", "timings": None, "crashes": 0} for n in (1, 2)
+    ]
+    client = SimpleNamespace(
+        jobs=Noun([{**pages[0], "status": "running"}], pages),
+        documents=Noun({"id": "doc_1", "status": "completed", "pages": 2}),
+    )
+    file = cast("Any", SimpleNamespace(path=Path("a.pdf"), pages=2))
+    submission = Submission(file, {"id": "doc_1", "object": "document"})
+    watch = Watch(cast("Any", client), [submission], Lines())
+    assert watch.run()
+    assert [job["id"] for job in watch.jobs if job["status"] == "succeeded"] == ["job_1", "job_2"]
