@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
-# Each has a Postgres and a Valkey of its own; most of a test is waiting, so two suit two cores.
-TEST_PROCESSES ?= 2
+# Each has a Postgres and a Valkey of its own; most of a test is waiting, so three suit two cores.
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote test-vllm vendor lock wheel clean
@@ -36,7 +36,7 @@ up: $(VENV)/.run ## the whole service on this machine, until Ctrl-C
 	@$(BIN)/batchinfer up
 
 test: $(VENV)/.dev ## the tests, on embedded Postgres and Valkey; no service needed
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not browser and not long and not chaos and not vllm'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not browser and not long and not chaos and not vllm'
 
 fuzz: $(VENV)/.dev ## schemathesis over the OpenAPI document, at length; EXAMPLES=… an operation, SEED=… replays one
 	@FUZZ_EXAMPLES='$(or $(EXAMPLES),150)' FUZZ_SEED='$(or $(SEED),0)' $(BIN)/python -m pytest tests/api/test_fuzz.py
@@ -46,7 +46,7 @@ $(VENV)/openai-1: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'openai>=1.99,<2' distro 'jiter<1' sniffio
 
 test-long: $(VENV)/.dev $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'long and not browser and not chaos and not vllm'
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'long and not browser and not chaos and not vllm'
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
