@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote test-vllm vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote test-vllm vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,10 @@ fuzz: $(VENV)/.dev ## schemathesis over the OpenAPI document, at length; EXAMPLE
 $(VENV)/openai-1: $(VENV)/.dev
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ 'openai>=1.99,<2' distro 'jiter<1' sniffio
 
-test-long: $(VENV)/.dev $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser
+test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'long and not browser and not chaos and not vllm'
+
+test-long: test-slow $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser; -j 2 runs both at once
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
