@@ -103,6 +103,9 @@ def _response(job: Job) -> dict[str, Any]:
     }
 
 
+_RESULT = ("text", "finish_reason", "model", "revision", "engine", "versions")
+
+
 def _native(job: Job) -> dict[str, Any]:
     result = job.result or {}
     return {
@@ -113,7 +116,7 @@ def _native(job: Job) -> dict[str, Any]:
         "created_at": int(job.created_at.timestamp()),
         "finished_at": int(job.finished_at.timestamp()) if job.finished_at else None,
         "attempts": job.attempts,
-        "result": {name: result.get(name) for name in ("text", "finish_reason", "model", "revision", "engine")}
+        "result": {name: result.get(name) for name in _RESULT}
         | {"confidence": show_confidence(result.get("text") or "", result.get("logprobs"))},
         "usage": job.usage,
         "metadata": job.metadata,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Most custom ids of one retry.
 MAX_NAMED = 10_000
+#: Most codes of one retry, and characters of one.
+MAX_CODES, _CODE_CHARS = 100, 100
 #: What is told of lines that ended without an answer and without a fault, in the words of the error file.
 NEVER_RAN = {
     JobState.EXPIRED: {
@@ -90,6 +92,8 @@ class RetryRequest:
     states: tuple[JobState, ...]
     merge: bool = True
     custom_ids: tuple[str, ...] = ()
+    #: Those that ended for these reasons; empty: for any.
+    codes: tuple[str, ...] = ()
     completion_window: str | None = None
     window: timedelta | None = None
     metadata: dict[str, str] | None = None
@@ -98,7 +102,7 @@ class RetryRequest:
 def parse_retry(body: object) -> RetryRequest:
     """A request from a decoded JSON body. Raises BadRequest with the dotted path of the field."""
     given = read_object(body, "body")
-    refuse_unknown(given, ("only", "merge", "custom_ids", "completion_window", "metadata"))
+    refuse_unknown(given, ("only", "merge", "custom_ids", "codes", "completion_window", "metadata"))
     words = given.get("only")
     listed = list(ONLY) if words is None else read_list(words, "only")
     read = [read_word(word, join("only", index), ONLY) for index, word in enumerate(listed)]
@@ -108,22 +112,21 @@ def parse_retry(body: object) -> RetryRequest:
     return RetryRequest(
         states=tuple(state for word in ONLY if word in read for state in ONLY[word]),
         merge=given.get("merge") is None or read_flag(given["merge"], "merge"),
-        custom_ids=_read_names(given.get("custom_ids")),
+        custom_ids=_read_names(given.get("custom_ids"), "custom_ids", MAX_NAMED, MAX_CUSTOM_ID_CHARS),
+        codes=_read_names(given.get("codes"), "codes", MAX_CODES, _CODE_CHARS),
         completion_window=None if said is None else str(said),
         window=None if said is None else parse_window(said),
         metadata=None if given.get("metadata") is None else parse_metadata(given["metadata"]),
     )
 
 
-def _read_names(value: object) -> tuple[str, ...]:
+def _read_names(value: object, at: str, most: int, max_chars: int) -> tuple[str, ...]:
     if value is None:
         return ()
-    names = read_list(value, "custom_ids")
-    if not 1 <= len(names) <= MAX_NAMED:
-        raise BadRequest(f"`custom_ids` must have from 1 to {MAX_NAMED:,} entries.", param="custom_ids")
-    return tuple(
-        read_text(name, join("custom_ids", index), max_chars=MAX_CUSTOM_ID_CHARS) for index, name in enumerate(names)
-    )
+    names = read_list(value, at)
+    if not 1 <= len(names) <= most:
+        raise BadRequest(f"`{at}` must have from 1 to {most:,} entries.", param=at)
+    return tuple(read_text(name, join(at, index), max_chars=max_chars) for index, name in enumerate(names))
 
 
 def show_fault(state: JobState, error: Mapping[str, Any] | None) -> dict[str, Any] | None:

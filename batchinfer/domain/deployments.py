@@ -20,15 +20,18 @@ from batchinfer.domain.fields import (
     refuse_unknown,
     require,
 )
+from batchinfer.domain.goldens import parse_goldens
 from batchinfer.domain.jobs import JobClass
+from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 from batchinfer.domain.prompts import MAX_MODEL_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchinfer.domain.goldens import GoldenPrompt
+    from batchinfer.domain.limits import Limits
+
 ENGINES = ("auto", "static", "transformers", "fake", "remote", "vllm")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-QUANTISATIONS = ("none", "int8", "int4", "fp8")
 MAX_REPLICAS, MAX_SLOTS, MAX_MEMORY_MIB, MAX_PRIORITY = 64, 4096, 2**24, 1000
 MAX_REVISION_CHARS, MAX_LABELS, MAX_LABEL_CHARS, MAX_OPTIONS_CHARS = 256, 16, 128, 16_000
 #: 30 days, as the longest time that anything else may be given.
@@ -40,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "revision": None, "engine": "auto", "replicas": 1, "dtype": "auto", "quantisation": "none", "memory_mib": None,
     "slots": None, "class": "normal", "pinned": False, "idle_s": None, "priority": 0, "labels": {}, "options": {},
 }  # fmt: skip
-FIELDS = frozenset({"model", "device", *DEFAULTS})
+FIELDS = frozenset({"model", "device", "golden", *DEFAULTS})
 #: What a running process was started with: where one of these changes, it is replaced.
 STARTED_WITH = frozenset({"engine", "dtype", "quantisation", "memory_mib", "slots", "options"})
 #: Names that others use, and ours for the same.
@@ -58,6 +61,8 @@ class DeploymentSpec:
     model: str
     device: str
     given: dict[str, Any]
+    #: Golden prompts to which `engine: auto` holds vLLM; None where it says nothing of them.
+    golden: tuple[GoldenPrompt, ...] | None = None
 
     @property
     def whole(self) -> dict[str, Any]:
@@ -65,11 +70,12 @@ class DeploymentSpec:
         return DEFAULTS | self.given
 
 
-def parse_deployment(body: object) -> DeploymentSpec:
-    """A spec from decoded JSON. Raises BadRequest, naming the field."""
+def parse_deployment(body: object, limits: Limits | None = None) -> DeploymentSpec:
+    """A spec from decoded JSON; without `limits` none with golden prompts. Raises BadRequest, naming the field, and
+    BadImage."""
     check_plain(body)
     given = read_object(body, "body")
-    refuse_unknown(given, FIELDS, hints=HINTS)
+    refuse_unknown(given, FIELDS if limits is not None else FIELDS - {"golden"}, hints=HINTS)
     model = read_text(require(given, "model", "Name a model that is registered."), "model", max_chars=MAX_MODEL_CHARS)
     device = given.get("device")
     values = {
@@ -77,7 +83,10 @@ def parse_deployment(body: object) -> DeploymentSpec:
         for name, read in _READERS.items()
         if name in given
     }
-    return DeploymentSpec(model, "auto" if device is None else read_device(device, "device"), values)
+    golden = None
+    if limits is not None and "golden" in given:
+        golden = () if given["golden"] is None else parse_goldens(given["golden"], limits)
+    return DeploymentSpec(model, "auto" if device is None else read_device(device, "device"), values, golden)
 
 
 def read_device(value: object, at: str) -> str:
@@ -93,7 +102,8 @@ def read_revision(value: object, at: str) -> str:
     return read_text(value, at, max_chars=MAX_REVISION_CHARS)
 
 
-def _read_idle(value: object, at: str) -> int:
+def read_seconds(value: object, at: str) -> int:
+    """A time in seconds, or as 30m, 8h, 7d; 30 days at the most."""
     if isinstance(value, str):
         return int(parse_window(value, at).total_seconds())
     return read_int(value, at, 1, MAX_IDLE_S)
@@ -134,7 +144,7 @@ _READERS: dict[str, Callable[[object, str], Any]] = {
     "slots": _number(1, MAX_SLOTS),
     "class": _word(tuple(str(job_class) for job_class in JobClass)),
     "pinned": read_flag,
-    "idle_s": _read_idle,
+    "idle_s": read_seconds,
     "priority": _number(-MAX_PRIORITY, MAX_PRIORITY),
     "labels": _read_labels,
     "options": _read_options,

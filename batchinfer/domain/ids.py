@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from uuid_utils import uuid7
@@ -15,6 +16,8 @@ UPLOAD, UPLOAD_PART = "upload_", "part_"
 SCHEDULE, RUN, TEMPLATE, SHARD, GOLDEN = "sched_", "run_", "tmpl_", "shard_", "gold_"
 TENANT, ACT = "tenant_", "act_"
 DEPLOYMENT, REPLICA = "dep_", "rep_"
+#: An act on many jobs.
+BULK = "bulk_"
 #: A line of a batch, and the request that its answer names: the digits are the job's.
 BATCH_LINE, REQUEST = "batch_req_", "req_"
 #: A job under OpenAI's names: the digits are the job's.
@@ -24,7 +27,7 @@ _NOUNS = {
     RESPONSE: "response", FILE: "file", UPLOAD: "upload", UPLOAD_PART: "part", BATCH_LINE: "line",
     SCHEDULE: "schedule", RUN: "run", TEMPLATE: "template", SHARD: "shard", GOLDEN: "golden prompt",
     ENDPOINT: "webhook endpoint", DELIVERY: "delivery", TENANT: "tenant", ACT: "act",
-    DEPLOYMENT: "deployment", REPLICA: "replica",
+    DEPLOYMENT: "deployment", REPLICA: "replica", BULK: "bulk act",
 }  # fmt: skip
 
 #: The one tenant of a fresh installation.
@@ -53,3 +56,8 @@ def parse_id(prefix: str, text: str) -> UUID:
     raise NotFound(
         f"No {noun} with this id. Ids of {noun}s look like {prefix}… and come with the answer to a submission."
     )
+
+
+def read_time(value: UUID) -> datetime:
+    """When a UUIDv7 was made, by the clock of its host, in UTC; to the millisecond."""
+    return datetime.fromtimestamp((value.int >> 80) / 1000, UTC)

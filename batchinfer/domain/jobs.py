@@ -136,7 +136,7 @@ class Job:
     document_id: UUID | None = None
     #: From 1.
     page: int | None = None
-    #: `{"text", "finish_reason", "model", "revision", "engine"}` of a success.
+    #: `{"text", "finish_reason", "model", "revision", "engine", "versions"}` of a success.
     result: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None

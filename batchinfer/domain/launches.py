@@ -18,7 +18,7 @@ from batchinfer.domain.memory import (
 from batchinfer.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from batchinfer.domain.memory_facts import ModelFacts
 
@@ -49,6 +49,24 @@ class LaunchSpec:
         return self.device in ("auto", name, kind)
 
 
+def read_sizes(device: str, columns: Mapping[str, Any]) -> LaunchSpec:
+    """A deployment's columns as a launch names them."""
+    return LaunchSpec(
+        device,
+        columns["slots"] or DEFAULT_SLOTS,
+        columns["dtype"],
+        columns["quantisation"],
+        columns["memory_mib"],
+        find_context(columns["options"]),
+    )
+
+
+def find_context(options: Mapping[str, Any]) -> int | None:
+    """The context that an engine's options ask for."""
+    given = options.get("context_tokens")
+    return given if isinstance(given, int) else None
+
+
 @dataclass(frozen=True)
 class Holding:
     """What a device keeps for a replica."""
@@ -69,6 +87,10 @@ class Advice:
     text: str
     needs_mib: int
     free_mib: int
+    #: Whom to stop.
+    workers: tuple[str, ...] = ()
+    #: What to ask for instead; None where others are to be stopped.
+    spec: LaunchSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +229,8 @@ def _advise_stop(held: Sequence[Holding], needed: int, free: int) -> Advice | No
             return None
     after = free + sum(one.mib for one in chosen)
     names = " and ".join(f"{one.worker} ({one.model}, {one.mib:,} MiB)" for one in chosen)
-    return Advice("stop", f"Stop {names}: then {after:,} MiB are free.", needed, after)
+    workers = tuple(one.worker for one in chosen)
+    return Advice("stop", f"Stop {names}: then {after:,} MiB are free.", needed, after, workers)
 
 
 def _first(
@@ -221,7 +244,7 @@ def _first(
             continue
         if plan.total_mib <= free:
             text = f"{words.format(spec, plan)}: it then needs {plan.total_mib:,} MiB."
-            return Advice(action, text, plan.total_mib, free)
+            return Advice(action, text, plan.total_mib, free, spec=spec)
     return None
 
 

@@ -112,12 +112,18 @@ def says_something(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _find_wrong_form(prompt: Mapping[str, Any], text: str) -> Failure | None:
+def find_schema(prompt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema that a prompt's answer is to be of: {} for any JSON; None where it need not be JSON."""
     wanted = prompt.get("response_format") or {}
     if wanted.get("type") not in _JSON:
         return None
-    schema = wanted["json_schema"]["schema"] if wanted["type"] == "json_schema" else {}
-    violation = find_violation(schema, text)
+    schema: dict[str, Any] = wanted["json_schema"]["schema"] if wanted["type"] == "json_schema" else {}
+    return schema
+
+
+def _find_wrong_form(prompt: Mapping[str, Any], text: str) -> Failure | None:
+    schema = find_schema(prompt)
+    violation = None if schema is None else find_violation(schema, text)
     if violation is None:
         return None
     return Failure(

@@ -89,7 +89,7 @@ _NAME = re.compile(rf"{_PART}(/{_PART})?")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _HASH_LIKE = re.compile(r"[0-9a-f]{12,64}")
 #: Parts of a name that would be taken for parts of a route, or for folders of ours.
-_TAKEN = frozenset({"revisions", "fetch", "cancel", "prune"})
+_TAKEN = frozenset({"revisions", "fetch", "verify", "cancel", "prune"})
 NAME_CHARS, PLACE_CHARS = 192, 1024
 
 

@@ -59,11 +59,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 BREAKER_FAILURES = 5
 
 
-def is_move_allowed(before: ReplicaState, after: ReplicaState) -> bool:
-    """Whether a replica may go from one state to another."""
-    return after in MOVES[before]
-
-
 def find_pause_s(failures: int) -> float:
     """How long to wait before the next load after so many failures in a row; 0 after none."""
     if failures <= 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +39,24 @@ class _TooLongError(Exception):
     """The check follows more references than it may."""
 
 
+@dataclass(frozen=True)
+class WrongField:
+    """A field of an answer that breaks a rule of its schema. `path` is dotted, `` for all of it; one that is missing is
+    named itself."""
+
+    path: str
+    rule: str
+
+
 def find_violation(schema: dict[str, Any], text: str) -> str | None:
     """Why a text is not JSON of that schema, as the end of a sentence; None where it is.
 
     A schema that is none itself, or that names another document, holds nobody to anything.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        fault = best_match(_iterate_faults(schema, text))
+    except ValueError:
         return "it is not JSON."
-    _left.set([MAX_STEPS])
-    try:
-        fault = best_match(_compile(json.dumps(schema, sort_keys=True)).iter_errors(value))
     except (SchemaError, Unresolvable):
         return None
     except (_TooLongError, RecursionError, ArithmeticError):
@@ -61,6 +68,38 @@ def find_violation(schema: dict[str, Any], text: str) -> str | None:
         where = join(where, step)
     at = f"`{where[:_MAX_WHERE_CHARS]}`" if where else "the whole of it"
     return f"{at} breaks the rule `{fault.validator}` of the schema."
+
+
+def list_wrong_fields(schema: dict[str, Any], text: str, *, most: int = 20) -> list[WrongField]:
+    """The first fields of a text that break the schema; none where `find_violation` finds none or it is no JSON."""
+    found: list[WrongField] = []
+    try:
+        for fault in _iterate_faults(schema, text):
+            found += _name_fields(fault)
+            if len(found) >= most:
+                break
+    except (ValueError, SchemaError, Unresolvable, _TooLongError, RecursionError, ArithmeticError):
+        return found
+    return found[:most]
+
+
+def _name_fields(fault: ValidationError) -> list[WrongField]:
+    path, rule = [str(step) for step in fault.absolute_path], str(fault.validator)
+    if rule == "required" and isinstance(fault.instance, dict) and isinstance(fault.validator_value, list):
+        # One fault comes for each field that is missing, and names it in its message alone.
+        missing = [name for name in fault.validator_value if name not in fault.instance]
+        return [WrongField(".".join([*path, str(name)]), rule) for name in missing if repr(name) in fault.message[:400]]
+    return [WrongField(".".join(path), rule)]
+
+
+def _iterate_faults(schema: dict[str, Any], text: str) -> Iterator[ValidationError]:
+    """Raises ValueError where the text is no JSON, and what a schema may bring about."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError from error
+    _left.set([MAX_STEPS])
+    return _compile(json.dumps(schema, sort_keys=True)).iter_errors(value)  # type: ignore[no-any-return]
 
 
 def _refuse_constant(name: str) -> None:

@@ -58,6 +58,7 @@ class ShardPage:
     model: str | None = None
     revision: str | None = None
     engine: str | None = None
+    versions: dict[str, str] | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
     error: dict[str, Any] | None = None
@@ -101,6 +102,7 @@ def show_line(document: ShardDocument, page: ShardPage, *, as_json: bool) -> dic
         "model": page.model,
         "revision": page.revision,
         "engine": page.engine,
+        "versions": page.versions,
         "usage": page.usage,
         "attempts": page.attempts,
         "error": page.error,

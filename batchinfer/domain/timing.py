@@ -68,6 +68,16 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class ClockChange:
+    """A day on which a zone's clocks change and a schedule fires: when they do, by how much (forward is positive), and
+    the instants of that day. All in UTC."""
+
+    at: datetime
+    shift: timedelta
+    instants: tuple[datetime, ...]
+
+
+@dataclass(frozen=True)
 class Due:
     """The instants between two ticks: which are to be run, oldest first, and which are noted as missed."""
 
@@ -125,6 +135,46 @@ def list_next(timing: Timing, after: datetime, count: int) -> list[datetime]:
     """The next `count` instants after an aware time, in UTC."""
     walk = _walk(timing, after)
     return [next(walk) for _ in range(count)]
+
+
+def find_clock_change(timing: Timing, after: datetime, *, within_days: int = 200) -> ClockChange | None:
+    """What the next change of clocks after an aware time does to a schedule; None where none comes within these days,
+    or the schedule does not fire on that day."""
+    zone = ZoneInfo(timing.timezone)
+    at = _find_change(zone, after, within_days)
+    if at is None:
+        return None
+    shift = _offset(zone, at) - _offset(zone, at - timedelta(seconds=1))
+    day = at.astimezone(zone).date()
+    instants: list[datetime] = []
+    for instant in _walk(timing, at - timedelta(days=1)):
+        fires_on = instant.astimezone(zone).date()
+        if fires_on > day:
+            break
+        if fires_on == day:
+            instants.append(instant)
+    return ClockChange(at, shift, tuple(instants)) if instants else None
+
+
+def _find_change(zone: ZoneInfo, after: datetime, within_days: int) -> datetime | None:
+    """The first second, in UTC, at which the clocks of a zone are another distance from UTC than before it."""
+    low = after.astimezone(UTC).replace(microsecond=0)
+    for _ in range(within_days):
+        high = low + timedelta(days=1)
+        if _offset(zone, high) != _offset(zone, low):
+            break
+        low = high
+    else:
+        return None
+    before = _offset(zone, low)
+    while high - low > timedelta(seconds=1):
+        middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
+        low, high = (middle, high) if _offset(zone, middle) == before else (low, middle)
+    return high
+
+
+def _offset(zone: ZoneInfo, at: datetime) -> timedelta:
+    return at.astimezone(zone).utcoffset() or timedelta(0)
 
 
 def choose_due(timing: Timing, last: datetime, now: datetime, *, grace: timedelta) -> Due:

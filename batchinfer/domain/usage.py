@@ -35,6 +35,18 @@ class UsageRow:
 
 def measure_device_us(timings: Mapping[str, float]) -> int:
     """A result's share of its device, in microseconds: prefill and decoding by the rows that shared them."""
-    seconds = timings.get("prefill", 0.0) + timings.get("decoding", 0.0)
-    share = seconds / max(timings.get("rows", 1.0), 1.0)
-    return round(share * 1e6) if math.isfinite(share) and share > 0 else 0
+    return _as_us(_compute_s(timings) / max(timings.get("rows", 1.0), 1.0))
+
+
+def measure_row_us(timings: Mapping[str, float]) -> int:
+    """The microseconds that a result spent on its device, whoever shared it: over `measure_device_us` of the same
+    results, the mean of rows a step."""
+    return _as_us(_compute_s(timings))
+
+
+def _compute_s(timings: Mapping[str, float]) -> float:
+    return timings.get("prefill", 0.0) + timings.get("decoding", 0.0)
+
+
+def _as_us(seconds: float) -> int:
+    return round(seconds * 1e6) if math.isfinite(seconds) and seconds > 0 else 0

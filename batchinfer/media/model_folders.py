@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
-import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchinfer.domain.model_files import INDEX, with_sha256
 from batchinfer.errors import Failure, Unavailable
+from batchinfer.media.weight_headers import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +33,6 @@ _PIECE_BYTES = 2**20
 SPARE_BYTES = 512 * 2**20
 #: Files up to this size go into the name of a revision whole, larger ones with their first MiB: weights may be 100 GB.
 _WHOLE_BYTES = 64 * 2**20
-#: The longest header that safetensors itself accepts, in bytes.
-_LONGEST_HEADER = 100_000_000
 
 
 def find_place(settings: Settings, model: str, revision: str) -> Path:
@@ -249,12 +246,10 @@ def check_weights(folder: Path, files: Sequence[ModelFile]) -> None:
 
 def _measure(path: Path) -> int | None:
     """The length that a safetensors file has by its header; None where it has none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error):
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            header: dict[str, Any] = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        header, start = read_header(path)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return int(8 + length + max(ends)) if ends else None
+        return int(start + max(ends)) if ends else None
     return None
 
 

@@ -27,14 +27,17 @@ def read_model_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     try:
-        headers = [read_header(file) for file in weights]
+        headers = [read_header(file)[0] for file in weights]
         return make_facts(config, headers, _read_object(processor) if processor.is_file() else {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {**make_facts(config, [], {}, whole=False), "weights_bytes": size_bytes}
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: dtype, shape and place of each tensor. Raises ValueError, OSError."""
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file (dtype, shape and place of each tensor) and the byte where the tensors begin.
+
+    Raises ValueError, OSError.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -44,7 +47,7 @@ def read_header(file: Path) -> dict[str, Any]:
         header = json.loads(stream.read(length))
     if not isinstance(header, dict):
         raise ValueError("no header of a safetensors file")  # noqa: TRY004 - content, not a type that was passed
-    return header
+    return header, 8 + length
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -54,7 +54,11 @@ _LIST = text("""
     FROM audit a LEFT JOIN tenants t ON t.id = a.tenant_id
     WHERE (CAST(:tenant_id AS uuid) IS NULL OR a.tenant_id = :tenant_id)
       AND (CAST(:after AS uuid) IS NULL OR a.id < :after)
-      AND (CAST(:action AS text) IS NULL OR a.action = :action)
+      AND (CAST(:action AS text) IS NULL OR a.action = :action OR starts_with(a.action, :action || '.'))
+      AND (CAST(:key_id AS uuid) IS NULL OR a.key_id = :key_id)
+      AND (CAST(:actor AS text) IS NULL OR a.actor = :actor)
+      AND (CAST(:since AS timestamptz) IS NULL OR a.created_at >= :since)
+      AND (CAST(:until AS timestamptz) IS NULL OR a.created_at < :until)
     ORDER BY a.id DESC LIMIT :limit
 """)
 
@@ -65,11 +69,24 @@ def write(tx: Transaction, act: Act) -> None:
     tx.execute(_WRITE, values)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which acts are looked for. `action` is a whole one or the noun before its dot; `since` and `until` (excluded) are
+    aware."""
+
+    action: str | None = None
+    key_id: UUID | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 def list_acts(
-    tx: Transaction, tenant_id: UUID | None, *, after: UUID | None, action: str | None, limit: int
+    tx: Transaction, tenant_id: UUID | None, wanted: Wanted, *, after: UUID | None, limit: int
 ) -> list[StoredAct]:
     """Acts on a tenant (None: on every one), newest first, below the id `after`."""
-    values = {"tenant_id": tenant_id, "after": after, "action": action, "limit": limit}
+    words = {name: clean_text(word) for name in ("action", "actor") if (word := getattr(wanted, name)) is not None}
+    values = {**vars(wanted), **words, "tenant_id": tenant_id, "after": after, "limit": limit}
     return [_as_act(dict(row._mapping)) for row in tx.execute(_LIST, values)]
 
 

@@ -80,6 +80,15 @@ def read_rooms(tx: Transaction, tenant_id: UUID, *, quota: int, most: int) -> tu
     return Room(tenant_id, max(row.own, 0), row.quota), Room(EVERYBODY, max(row.everybody, 0), most)
 
 
+_OWN = text("SELECT CAST(coalesce(sum(jobs), 0) AS bigint) FROM backlog WHERE tenant_id = :tenant_id")
+
+
+def count_waiting(tx: Transaction, tenant_id: UUID) -> int:
+    """Jobs of a tenant that wait or run."""
+    jobs: int = tx.execute(_OWN, {"tenant_id": tenant_id}).scalar_one()
+    return max(jobs, 0)
+
+
 def find_full(tx: Transaction, tenant_id: UUID, number: int, *, quota: int, most: int) -> Room | None:
     """The room that `number` more jobs do not fit into; None where they do, and this transaction may insert them."""
     rooms = read_rooms(tx, tenant_id, quota=quota, most=most)

@@ -79,11 +79,12 @@ def list_causes(tx: Transaction, batch_id: UUID) -> list[Cause]:
     ]
 
 
-_OF_STATES = """
-    FROM jobs WHERE batch_id = :batch_id AND final_state = ANY (CAST(:states AS text[])) AND deleted_at IS NULL
-      AND (cardinality(CAST(:names AS text[])) = 0 OR custom_id = ANY (CAST(:names AS text[])))
+_OF_STATES = f"""
+    FROM jobs j WHERE j.batch_id = :batch_id AND j.final_state = ANY (CAST(:states AS text[])) AND j.deleted_at IS NULL
+      AND (cardinality(CAST(:names AS text[])) = 0 OR j.custom_id = ANY (CAST(:names AS text[])))
+      AND (cardinality(CAST(:codes AS text[])) = 0 OR {_CODE} = ANY (CAST(:codes AS text[])))
 """
-_NUMBERS, _COUNT = text(f"SELECT line {_OF_STATES}"), text(f"SELECT count(*) {_OF_STATES}")
+_NUMBERS, _COUNT = text(f"SELECT j.line {_OF_STATES}"), text(f"SELECT count(*) {_OF_STATES}")
 _TAKEN = text("SELECT DISTINCT line FROM jobs WHERE batch_id = ANY (CAST(:ids AS uuid[]))")
 _CHAIN = text("""
     WITH RECURSIVE chain AS (
@@ -95,17 +96,26 @@ _CHAIN = text("""
 """)
 
 
-def count_ended(tx: Transaction, batch_id: UUID, states: Sequence[str], names: Sequence[str]) -> int:
-    """How many lines ended in these states; of these custom ids, where any are given."""
-    values = {"batch_id": batch_id, "states": list(states), "names": [clean_text(name) for name in names]}
-    number: int = tx.execute(_COUNT, values).scalar_one()
+def count_ended(
+    tx: Transaction, batch_id: UUID, states: Sequence[str], names: Sequence[str], codes: Sequence[str] = ()
+) -> int:
+    """How many lines ended in these states; of these custom ids and for these codes, where any are given."""
+    number: int = tx.execute(_COUNT, _bind(batch_id, states, names, codes)).scalar_one()
     return number
 
 
-def list_ended(tx: Transaction, batch_id: UUID, states: Sequence[str], names: Sequence[str]) -> frozenset[int]:
+def list_ended(
+    tx: Transaction, batch_id: UUID, states: Sequence[str], names: Sequence[str], codes: Sequence[str] = ()
+) -> frozenset[int]:
     """Their numbers in the file."""
-    values = {"batch_id": batch_id, "states": list(states), "names": [clean_text(name) for name in names]}
-    return frozenset(tx.execute(_NUMBERS, values).scalars())
+    return frozenset(tx.execute(_NUMBERS, _bind(batch_id, states, names, codes)).scalars())
+
+
+def _bind(batch_id: UUID, states: Sequence[str], names: Sequence[str], codes: Sequence[str]) -> dict[str, object]:
+    return {
+        "batch_id": batch_id, "states": list(states), "names": [clean_text(name) for name in names],
+        "codes": [clean_text(code) for code in codes],
+    }  # fmt: skip
 
 
 def list_taken(tx: Transaction, batch_ids: Sequence[UUID]) -> frozenset[int]:

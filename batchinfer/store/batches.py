@@ -63,7 +63,7 @@ _HOLD = text("""
 @dataclass(frozen=True)
 class NewBatch:
     """A batch to be stored. `options` is {"output_expires_s": …}, and for a retry of `parent_id` {"retry": {"states",
-    "custom_ids", "merge"}}."""
+    "custom_ids", "codes", "merge"}}, and where the lines came as the body of the request {"lines": true}."""
 
     id: UUID
     tenant_id: UUID
@@ -215,6 +215,12 @@ _COUNT = text(f"""
                 >= CASE WHEN b.status = 'cancelling' THEN b.lines_read
                         WHEN b.endpoint = '{DOCUMENTS}' THEN b.total ELSE greatest(b.total, 1) END
             AND b.open = 0 AS over),
+    of_minute AS (
+        INSERT INTO batch_minutes (batch_id, minute, tenant_id, completed, failed)
+        SELECT c.id, date_trunc('minute', now()), c.tenant_id, a.completed, a.failed + a.expired
+        FROM counted c JOIN added a ON a.id = c.id WHERE a.completed + a.failed + a.expired > 0
+        ON CONFLICT (batch_id, minute) DO UPDATE SET completed = batch_minutes.completed + excluded.completed,
+            failed = batch_minutes.failed + excluded.failed),
     closing AS (
         SELECT * FROM counted WHERE over AND status IN ('in_progress', 'finalizing', 'cancelling'))
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
@@ -277,11 +283,15 @@ _LEFT = text(f"""
     ORDER BY id LIMIT :limit
 """)  # noqa: S608 - made of constants
 _FORGET = text("""
-    DELETE FROM batches WHERE id IN (
-        SELECT id FROM batches b WHERE id < :before AND status IN ('completed', 'failed', 'expired', 'cancelled')
-          AND NOT EXISTS (SELECT 1 FROM batches c WHERE c.parent_id = b.id
-                          AND c.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
-        LIMIT :limit FOR UPDATE SKIP LOCKED)
+    WITH gone AS (
+        DELETE FROM batches WHERE id IN (
+            SELECT id FROM batches b WHERE id < :before AND status IN ('completed', 'failed', 'expired', 'cancelled')
+              AND NOT EXISTS (SELECT 1 FROM batches c WHERE c.parent_id = b.id
+                              AND c.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
+            LIMIT :limit FOR UPDATE SKIP LOCKED)
+        RETURNING id),
+    minutes AS (DELETE FROM batch_minutes m USING gone g WHERE m.batch_id = g.id)
+    SELECT count(*) FROM gone
 """)
 
 
@@ -312,8 +322,9 @@ def list_left(tx: Transaction, *, limit: int = 100) -> list[UUID]:
 
 
 def forget_ended(tx: Transaction, *, before: UUID, limit: int = 20_000) -> int:
-    """Drop batches older than an id that have ended, at most `limit`. Answers how many."""
-    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
+    """Drop batches older than an id that have ended, with their minutes, at most `limit`. Answers how many."""
+    number: int = tx.execute(_FORGET, {"before": before, "limit": limit}).scalar_one()
+    return number
 
 
 def _as_held(row: Row[Any]) -> Held:

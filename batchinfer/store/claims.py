@@ -20,8 +20,10 @@ READ, EXPORT = "read", "export"
 LIST, CLOSE, SEAL = "list", "close", "seal"
 #: The files of a model's revision are brought here.
 FETCH = "fetch"
+#: An act on many jobs is carried out.
+ACT = "act"
 #: Kinds that belong to no model, and are in no counter of one.
-UNCOUNTED = (DELIVER, READ, EXPORT, LIST, CLOSE, SEAL, FETCH)
+UNCOUNTED = (DELIVER, READ, EXPORT, LIST, CLOSE, SEAL, FETCH, ACT)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Claim:
     id: UUID
     kind: str
     #: The job for kinds infer and prepare, the document for render and close, what is in the outbox for deliver, the
-    #: batch for read, export and list, the shard for seal, the model's revision for fetch.
+    #: batch for read, export and list, the shard for seal, the model's revision for fetch, the bulk act for act.
     subject_id: UUID
     tenant_id: UUID
     model: str
@@ -102,6 +104,9 @@ class Ended:
     #: Where it was a page of a document; of a run: it counts its pages.
     document_id: UUID | None = None
     run_id: UUID | None = None
+    #: Of a job that a worker had: from its submission to its claim, and from there to its end.
+    waited_s: float | None = None
+    ran_s: float | None = None
     #: Whether it was a job that anybody may want to hear of.
     heard: bool = False
 

@@ -55,13 +55,16 @@ class Deployment:
     job_class: str = "normal"
     #: None where it serves the model's own revision.
     own_revision: str | None = None
+    #: How many golden prompts it has.
+    goldens: int = 0
 
 
 _COLUMNS = """
     d.id, m.name AS model, coalesce(nullif(v.path, ''), m.path) AS path, coalesce(d.revision, m.revision) AS revision,
     d.engine, d.device, d.replicas, d.previous_revision, d.next_revision, d.swap, d.dtype, d.quantisation, d.memory_mib,
     d.slots, d.options, d.labels, d.priority, d.pinned, d.idle_s, d.asleep, d.failures, d.next_try_at, d.error,
-    d.last_used_at, d.created_at, d.stopped_at, d.class AS job_class, d.revision AS own_revision
+    d.last_used_at, d.created_at, d.stopped_at, d.class AS job_class, d.revision AS own_revision,
+    jsonb_array_length(coalesce(d.golden, '[]')) AS goldens
     FROM deployments d JOIN models m ON m.id = d.model_id
     LEFT JOIN model_revisions v ON v.model_id = m.id AND v.revision = coalesce(d.revision, m.revision)
 """
@@ -94,6 +97,10 @@ _STOP = text("""
 _RESUME = text("""
     UPDATE deployments SET failures = 0, next_try_at = NULL, error = NULL, asleep = false, last_used_at = now()
     WHERE id = :id AND stopped_at IS NULL
+""")
+_GOLDEN = text("""
+    UPDATE deployments SET golden = CAST(:golden AS jsonb)
+    WHERE id = :id AND coalesce(golden, '[]') <> CAST(:golden AS jsonb)
 """)
 _SHRINK = text("UPDATE deployments SET replicas = :replicas WHERE id = :id")
 
@@ -153,6 +160,11 @@ def stop_deployment(tx: Transaction, deployment_id: UUID, swap: dict[str, Any] |
 def resume_deployment(tx: Transaction, deployment_id: UUID) -> bool:
     """Forget the loads that failed, and wake it up. False where it is stopped."""
     return tx.execute(_RESUME, {"id": deployment_id}).rowcount == 1
+
+
+def set_golden(tx: Transaction, deployment_id: UUID, golden: Sequence[Mapping[str, Any]]) -> bool:
+    """Give it other golden prompts, with their pictures' SHA-256. False where it has these."""
+    return tx.execute(_GOLDEN, {"id": deployment_id, "golden": as_jsonb(list(golden))}).rowcount == 1
 
 
 def shrink_deployment(tx: Transaction, deployment_id: UUID, replicas: int) -> None:

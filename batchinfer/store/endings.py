@@ -12,9 +12,10 @@ from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import JobState, Usage
 from batchinfer.domain.runs import BLANK_ENGINE, TEXT_LAYER_ENGINE
-from batchinfer.domain.usage import measure_device_us
+from batchinfer.domain.usage import measure_device_us, measure_row_us
 from batchinfer.store.changes import tell_jobs
 from batchinfer.store.claims import (
+    ACT,
     CLOSE,
     DELIVER,
     EXPORT,
@@ -65,7 +66,9 @@ def _ending(held: str, *, more: str = "") -> TextClause:
                 attempts = j.attempts + {TRIES}, crashes = j.crashes + q.crashes,
                 started_at = CASE q.kind WHEN 'infer' THEN q.leased_at END
             FROM gone q WHERE j.id = q.subject_id AND q.kind IN ('infer', 'prepare') AND j.final_state IS NULL
-            RETURNING j.id, j.batch_id, j.document_id, j.reuse_key, j.key_id, j.schedule_id
+            RETURNING j.id, j.batch_id, j.document_id, j.reuse_key, j.key_id, j.schedule_id,
+                CAST(extract(epoch FROM q.leased_at - j.created_at) AS float) AS waited_s,
+                CAST(extract(epoch FROM now() - q.leased_at) AS float) AS ran_s
         ),
         closed AS (
             UPDATE documents d SET error = coalesce(d.error, q.error), rendered_at = coalesce(d.rendered_at, now())
@@ -79,7 +82,7 @@ def _ending(held: str, *, more: str = "") -> TextClause:
             FROM gone q LEFT JOIN leases l ON l.id = q.lease_id WHERE q.state = 'running'
         ){more}
         SELECT q.id, q.kind, q.subject_id, q.tenant_id, q.model, q.state = 'running' AS held, e.batch_id,
-               e.key_id, e.schedule_id, coalesce(e.document_id, d.id) AS document_id,
+               e.key_id, e.schedule_id, e.waited_s, e.ran_s, coalesce(e.document_id, d.id) AS document_id,
                coalesce(d.run_id, CASE WHEN e.document_id IS NOT NULL THEN e.batch_id END) AS run_id,
                e.id IS NOT NULL AND EXISTS (
                    SELECT 1 FROM webhook_endpoints w WHERE w.tenant_id = q.tenant_id) AS heard
@@ -88,9 +91,9 @@ def _ending(held: str, *, more: str = "") -> TextClause:
     )
 
 
-#: What is in the outbox ends with its queue row, and a batch that cannot be read or written is broken: what was made
-#: jobs of it is cancelled, and told of; a run ends with its batch. A revision that cannot be fetched has failed. Not
-#: among the statements of results: those end jobs alone.
+#: What is in the outbox ends with its queue row; a batch that cannot be read or written is broken, and what was made
+#: jobs of it is cancelled and told of; a run ends with its batch; a fetch and an act have failed; files that cannot be
+#: read again stay what they were. Not among the statements of results: those end jobs alone.
 _BESIDE = """,
         sent AS (
             UPDATE outbox o SET final_state = :final, error = q.error, finished_at = now(),
@@ -111,9 +114,14 @@ _BESIDE = """,
                 'message', b.error ->> 'message')
             FROM broken b WHERE r.id = b.id AND b.status = 'failed' AND r.finished_at IS NULL),
         unfetched AS (
-            UPDATE model_revisions v SET state = 'failed', error = q.error, progress = NULL
+            UPDATE model_revisions v SET state = CASE v.state WHEN 'fetching' THEN 'failed' ELSE v.state END,
+                error = q.error, progress = NULL
             FROM gone q WHERE v.id = q.subject_id AND q.kind = 'fetch' AND :final <> 'succeeded'
-              AND v.state = 'fetching')"""
+              AND (v.state = 'fetching' OR v.progress IS NOT NULL)),
+        undone AS (
+            UPDATE bulk_acts a SET state = 'failed', error = q.error, finished_at = now()
+            FROM gone q WHERE a.id = q.subject_id AND q.kind = 'act' AND :final <> 'succeeded'
+              AND a.state IN ('queued', 'running'))"""
 _COMPLETE = _ending(
     f"""
     given AS (
@@ -130,9 +138,9 @@ _COMPLETE = _ending(
     more=""",
         stored AS (
             INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, model,
-                revision, engine, logprobs)
+                revision, engine, versions, logprobs)
             SELECT id, tenant_id, attempt, lease_id, text, finish_reason, usage, timings, made_by, revision, engine,
-                logprobs FROM gone),
+                (SELECT info -> 'versions' FROM leases WHERE id = CAST(:lease_id AS uuid)), logprobs FROM gone),
         kept AS (
             INSERT INTO answers (tenant_id, key, revision, job_id)
             SELECT DISTINCT ON (q.tenant_id, e.reuse_key, q.revision) q.tenant_id, e.reuse_key, q.revision, q.id
@@ -144,7 +152,8 @@ _REUSE = _ending(
     f"""
     held AS (
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(NULL AS jsonb) AS timings, r.text, r.finish_reason,
-               r.model AS made_by, r.revision, r.engine, r.logprobs, coalesce(r.reused_from, r.job_id) AS reused_from
+               r.model AS made_by, r.revision, r.engine, r.versions, r.logprobs,
+               coalesce(r.reused_from, r.job_id) AS reused_from
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
         JOIN results r ON r.job_id = :source AND r.tenant_id = q.tenant_id AND {NOT_DELETED}
         WHERE q.id = :id AND q.kind = 'prepare' AND {_FENCE}
@@ -153,9 +162,9 @@ _REUSE = _ending(
     more=""",
         stored AS (
             INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision,
-                engine, logprobs, reused_from)
-            SELECT id, tenant_id, attempt, lease_id, text, finish_reason, :usage, made_by, revision, engine, logprobs,
-                reused_from FROM gone)""",
+                engine, versions, logprobs, reused_from)
+            SELECT id, tenant_id, attempt, lease_id, text, finish_reason, :usage, made_by, revision, engine, versions,
+                logprobs, reused_from FROM gone)""",
 )
 #: A page whose ladder is used up, and which its document's own text stands for.
 _STAND_IN = _ending(
@@ -189,7 +198,7 @@ _FINISH = _ending(
         SELECT q.*, CAST(NULL AS jsonb) AS error, CAST(:timings AS jsonb) AS timings
         FROM queue q JOIN (SELECT CAST(:number AS int) AS attempt) AS g ON true
         WHERE q.id = :id AND q.kind = :kind AND {_FENCE}
-          AND q.kind IN ('render', 'deliver', 'read', 'export', 'list', 'close', 'seal', 'fetch')
+          AND q.kind IN ('render', 'deliver', 'read', 'export', 'list', 'close', 'seal', 'fetch', 'act')
         FOR UPDATE OF q)""",  # noqa: S608
     more=_BESIDE,
 )
@@ -255,7 +264,10 @@ def complete(
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
                 images=usage.images,
+                row_us=measure_row_us(by_id[row.id].timings),
+                device_us=measure_device_us(by_id[row.id].timings),
             )
+            _count_times(counted, row)
             counted.count_line(
                 row.batch_id,
                 completed=1,
@@ -266,6 +278,11 @@ def complete(
             )
             counted.count_page(row.document_id, row.run_id, ended=1, **_flag(by_id[row.id].engine))
     return frozenset(row.id for row in ended)
+
+
+def _count_times(counted: Tally, row: Ended) -> None:
+    if row.waited_s is not None and row.ran_s is not None:
+        counted.count_times(row.tenant_id, row.model, row.waited_s, row.ran_s)
 
 
 def _flag(engine: str) -> dict[str, int]:
@@ -451,6 +468,8 @@ def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally |
             if row.kind in _OF_JOBS:
                 counted.count(row.tenant_id, row.model, **{counter: 1})
                 counted.count_line(row.batch_id, **{counter: 1})
+                if counter == "failed" and row.kind == INFER:
+                    _count_times(counted, row)
             is_page = int(row.kind in _OF_JOBS)
             counted.count_page(row.document_id, row.run_id, ended=is_page, failed=is_page * (counter == "failed"))
 
@@ -458,7 +477,7 @@ def _count(tx: Transaction, ended: Sequence[Ended], counter: str, tally: Tally |
 def _note(tx: Transaction, ended: Sequence[Ended], actor: str | None) -> None:
     subjects = {
         RENDER: "document", CLOSE: "document", DELIVER: "delivery", READ: "batch", EXPORT: "batch", LIST: "run",
-        SEAL: "shard", FETCH: "model",
+        SEAL: "shard", FETCH: "model", ACT: "act",
     }  # fmt: skip
     record(
         tx,

@@ -77,22 +77,48 @@ def begin(tx: Transaction, revision: Revision, actor: str) -> bool:
     """Have the files of a revision fetched. False where they are here or on their way already."""
     if tx.execute(_BEGIN, {"id": revision.id, **_move("fetch")}).first() is None:
         return False
-    values = {"class": _CLASS.value, "rank": _CLASS.rank, "version": SCHEMA_VERSION}
-    tx.execute(_ENQUEUE, {"id": revision.id, "tenant_id": DEFAULT_TENANT, **values})
+    _enqueue(tx, revision)
     note(tx, revision, "fetching", actor, bytes=revision.size_bytes)
     return True
+
+
+def _enqueue(tx: Transaction, revision: Revision) -> None:
+    values = {"class": _CLASS.value, "rank": _CLASS.rank, "version": SCHEMA_VERSION}
+    tx.execute(_ENQUEUE, {"id": revision.id, "tenant_id": DEFAULT_TENANT, **values})
 
 
 _CANCEL = text("""
     UPDATE model_revisions SET state = :to_state, progress = NULL
     WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) RETURNING id
 """)
+_CANCEL_CHECK = text("""
+    UPDATE model_revisions SET progress = NULL, fetched_bytes = size_bytes
+    WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) AND progress IS NOT NULL
+""")
 
 
 def cancel(tx: Transaction, revision: Revision, actor: str) -> bool:
-    """End a fetch that was asked for; what has come is kept for the next one. False where none is under way."""
+    """End a fetch that was asked for, or the reading of files that are here; what has come is kept for the next one.
+    False where no fetch is under way."""
     endings.cancel(tx, DEFAULT_TENANT, [revision.id], kinds=(FETCH,), actor=actor)
+    tx.execute(_CANCEL_CHECK, {"id": revision.id, **_move("verify")})
     return tx.execute(_CANCEL, {"id": revision.id, **_move("cancel")}).first() is not None
+
+
+# What is under way has a progress: the state says already what is here.
+_BEGIN_CHECK = text("""
+    UPDATE model_revisions SET progress = '{}', error = NULL
+    WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) AND progress IS NULL RETURNING id
+""")
+
+
+def begin_check(tx: Transaction, revision: Revision) -> bool:
+    """Have files that are here read again, by a row of kind `fetch`. False where that is under way, or they are not
+    here."""
+    if tx.execute(_BEGIN_CHECK, {"id": revision.id, **_move("verify")}).first() is None:
+        return False
+    _enqueue(tx, revision)
+    return True
 
 
 _FENCED = f"""
@@ -105,8 +131,12 @@ _PROGRESS = text(f"""
 """)  # noqa: S608 - made of constants
 _ARRIVE = text(f"""
     UPDATE model_revisions v SET state = :to_state, path = :path, files = :files, size_bytes = :size_bytes,
-        fetched_bytes = :size_bytes, facts = :facts, fetched_at = now(), verified_at = NULL, progress = NULL,
-        error = NULL {_FENCED}
+        fetched_bytes = :size_bytes, facts = :facts, fetched_at = now(), checked_at = now(), verified_at = NULL,
+        progress = NULL, error = NULL {_FENCED}
+""")  # noqa: S608 - made of constants
+_CHECKED = text(f"""
+    UPDATE model_revisions v SET files = :files, size_bytes = :size_bytes, fetched_bytes = :size_bytes,
+        checked_at = now(), progress = NULL, error = NULL {_FENCED}
 """)  # noqa: S608 - made of constants
 _SERVE = text("""
     UPDATE models m SET path = v.path, facts = v.facts
@@ -120,10 +150,13 @@ def save_progress(
     fetched_bytes: int,
     progress: Mapping[str, Any] | None,
     error: Mapping[str, Any] | None = None,
+    *,
+    verb: str = "arrive",
 ) -> bool:
-    """Note how far a fetch is, and what it waits for. False where the fence refused."""
+    """Note how far a fetch is (or, with `verb` verify, the reading of what is here), and what it waits for. False where
+    the fence refused."""
     values = {"fetched_bytes": fetched_bytes, "progress": as_jsonb(progress), "error": as_jsonb(error)}
-    return tx.execute(_PROGRESS, {**_fence(claim, "arrive"), **values}).rowcount == 1
+    return tx.execute(_PROGRESS, {**_fence(claim, verb), **values}).rowcount == 1
 
 
 def arrive(
@@ -138,12 +171,19 @@ def arrive(
     return True
 
 
+def mark_checked(tx: Transaction, claim: Claim, files: Sequence[Mapping[str, Any]]) -> bool:
+    """All files are what they should be; its state stays. False where the fence refused."""
+    size_bytes = sum(int(file["size"]) for file in files)
+    values = {"files": as_jsonb(list(files)), "size_bytes": size_bytes}
+    return tx.execute(_CHECKED, {**_fence(claim, "verify"), **values}).rowcount == 1
+
+
 _VERIFY = text("""
-    UPDATE model_revisions SET state = :to_state, files = :files, verified_at = now(), error = NULL
+    UPDATE model_revisions SET state = :to_state, files = :files, verified_at = now(), checked_at = now(), error = NULL
     WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) RETURNING id
 """)
 _FAIL = text("""
-    UPDATE model_revisions SET state = :to_state, error = :error
+    UPDATE model_revisions SET state = :to_state, error = :error, progress = NULL
     WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) RETURNING id
 """)
 
@@ -178,7 +218,7 @@ _USED = text("""
 """)
 _PRUNE = text("""
     UPDATE model_revisions SET state = :to_state, path = '', fetched_bytes = 0, pruned_at = now(), error = NULL,
-        progress = NULL, fetched_at = NULL, verified_at = NULL
+        progress = NULL, fetched_at = NULL, verified_at = NULL, checked_at = NULL
     WHERE id = :id AND state = ANY (CAST(:from_states AS text[])) RETURNING id
 """)
 

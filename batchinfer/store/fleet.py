@@ -123,16 +123,17 @@ _SUPERSEDE = text("""
 """)
 _SAVE_REPLICA = text("""
     INSERT INTO replicas AS r (id, tenant_id, lease_id, worker, model, revision, engine, device, state, error,
-        memory_mib, verdict, ready_at, ended_at)
+        memory_mib, verdict, phases, versions, ready_at, ended_at)
     VALUES (:id, :tenant_id, :lease_id, :worker, :model, :revision, :engine, :device, :state, :error, :memory_mib,
-        :verdict,
+        :verdict, :phases, :versions,
         CASE WHEN :state = 'ready' THEN now() END, CASE WHEN :state IN ('stopped', 'failed') THEN now() END)
     ON CONFLICT (id) DO UPDATE SET
         lease_id = coalesce(excluded.lease_id, r.lease_id),
         revision = coalesce(nullif(excluded.revision, ''), r.revision),
         engine = coalesce(nullif(excluded.engine, ''), r.engine), device = excluded.device, state = excluded.state,
         error = coalesce(excluded.error, r.error), memory_mib = coalesce(excluded.memory_mib, r.memory_mib),
-        verdict = coalesce(excluded.verdict, r.verdict),
+        verdict = coalesce(excluded.verdict, r.verdict), phases = coalesce(excluded.phases, r.phases),
+        versions = coalesce(excluded.versions, r.versions),
         ready_at = coalesce(r.ready_at, excluded.ready_at), ended_at = excluded.ended_at
     WHERE r.ended_at IS NULL
 """)
@@ -158,6 +159,8 @@ def save_replica(
     error: dict[str, Any] | None = None,
     memory_mib: int | None = None,
     verdict: dict[str, Any] | None = None,
+    phases: dict[str, float] | None = None,
+    versions: dict[str, str] | None = None,
 ) -> UUID:
     """Write how a replica stands; one that has ended stays ended. None makes a new one."""
     chosen = replica_id or new_id()
@@ -165,7 +168,7 @@ def save_replica(
         tx.execute(_SUPERSEDE, {"worker": worker, "id": chosen})
     values = {"worker": worker, "model": model, "device": device, "state": state, "revision": revision}
     more = {"engine": engine, "lease_id": lease_id, "error": as_jsonb(error), "memory_mib": memory_mib}
-    more["verdict"] = as_jsonb(verdict)
+    more |= {"verdict": as_jsonb(verdict), "phases": as_jsonb(phases), "versions": as_jsonb(versions)}
     tx.execute(_SAVE_REPLICA, {"id": chosen, "tenant_id": DEFAULT_TENANT, **values, **more})
     return chosen
 

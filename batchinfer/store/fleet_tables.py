@@ -37,9 +37,11 @@ model_revisions = Table(
     Column("fetched_bytes", BigInteger, nullable=False, server_default="0"),
     Column("facts", JSONB, nullable=False, server_default=text("'{}'")),
     Column("error", JSONB),
-    #: While it is fetched: `{"bytes_per_s", "file", "worker"}`.
+    #: While it is fetched, or its files are read again: `{"bytes_per_s", "file"}`.
     Column("progress", JSONB),
     time_column("created_at", nullable=False, now=True), time_column("fetched_at"), time_column("verified_at"),
+    #: When all files were last read and were what they should be.
+    time_column("checked_at"),
     #: Files taken away again by `models prune`.
     time_column("pruned_at"),
     Index("uq_model_revisions_revision", "model_id", "revision", unique=True),
@@ -59,6 +61,8 @@ deployments = Table(
     Column("revision", Text), Column("previous_revision", Text), Column("next_revision", Text),
     #: Of the swap under way, or the last: its word of `domain/swaps.py`, who, since when, and why it failed.
     Column("swap", JSONB),
+    #: Golden prompts of its launch or of the last swap that switched: `engine: auto` holds vLLM to them at each load.
+    Column("golden", JSONB),
     Column("dtype", Text, nullable=False, server_default="auto"),
     Column("quantisation", Text, nullable=False, server_default="none"),
     #: The most memory on its device that a replica may take; NULL: what the plan says.

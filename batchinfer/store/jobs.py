@@ -103,8 +103,8 @@ _COLUMNS = f"""
     CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,
     j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
     j.expires_at, j.document_id, j.page, j.error, j.metadata, j.origin_id, j.retry_id,
-    r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.logprobs,
-    r.usage, r.timings, r.reused_from"""
+    r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.versions,
+    r.logprobs, r.usage, r.timings, r.reused_from"""
 _SOURCE = """jobs j LEFT JOIN queue q ON q.id = j.id LEFT JOIN results r ON r.job_id = j.id"""
 _FIND = text(f"""
     SELECT {_COLUMNS} FROM {_SOURCE} WHERE j.id = :id AND j.tenant_id = :tenant_id AND j.deleted_at IS NULL
@@ -288,7 +288,7 @@ def _as_job(row: Row[Any]) -> Job:
     if row.has_result:
         result = {
             "text": row.text, "finish_reason": row.finish_reason, "model": row.made_by, "revision": row.revision,
-            "engine": row.engine,
+            "engine": row.engine, "versions": row.versions,
         }  # fmt: skip
         if row.logprobs is not None:
             result["logprobs"] = row.logprobs

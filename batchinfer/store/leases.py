@@ -34,6 +34,13 @@ _LOST_ERROR = {
     "param": None,
     "code": "worker_lost",
 }
+#: Of a replica whose worker's lease was ended for it, where nothing else is known of its end.
+_REPLICA_LOST = {
+    "message": "The worker that held the model fell silent, or its process is gone.",
+    "type": "server_error",
+    "param": None,
+    "code": "worker_lost",
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,8 @@ _LOCK_HELD = text("""
 """)
 # A replica gets its lease's id when it is ready: until then its worker's name says whose it is.
 _END_REPLICAS = text("""
-    UPDATE replicas r SET state = :state, ended_at = now()
+    UPDATE replicas r SET state = :state, ended_at = now(),
+        error = CASE WHEN :state = 'failed' THEN coalesce(r.error, CAST(:error AS jsonb)) ELSE r.error END
     WHERE ended_at IS NULL AND (lease_id = ANY (CAST(:lease_ids AS uuid[])) OR (lease_id IS NULL AND EXISTS (
         SELECT 1 FROM leases l
         WHERE l.id = ANY (CAST(:lease_ids AS uuid[])) AND l.worker = r.worker AND l.opened_at >= r.created_at)))
@@ -189,7 +197,8 @@ def _ids(tx: Transaction, statement: TextClause, values: dict[str, Any]) -> list
 
 
 def _end_replicas(tx: Transaction, lease_ids: Sequence[UUID], state: str) -> None:
-    ended = tx.execute(_END_REPLICAS, {"lease_ids": list(lease_ids), "state": state}).all()
+    values = {"lease_ids": list(lease_ids), "state": state, "error": as_jsonb(_REPLICA_LOST)}
+    ended = tx.execute(_END_REPLICAS, values).all()
     events.record(
         tx,
         [Event(row.tenant_id, "replica", row.id, state, "lease") for row in ended if row.deployment_id is not None],

@@ -29,6 +29,9 @@ class Held:
     planned_mib: int | None
     memory_mib: int | None
     pinned: bool
+    deployment_id: UUID | None
+    #: A word of `domain.replicas.ReplicaState`.
+    state: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Files:
 # A worker that was started by hand has no host in its row, but in its name.
 _HELD = text("""
     SELECT r.id, coalesce(r.host, split_part(r.worker, '@', 2)) AS host, r.device, r.worker, r.model, r.revision,
-        r.plan, r.planned_mib, r.memory_mib, coalesce(d.pinned, false) AS pinned
+        r.plan, r.planned_mib, r.memory_mib, coalesce(d.pinned, false) AS pinned,
+        r.deployment_id, r.state
     FROM replicas r LEFT JOIN deployments d ON d.id = r.deployment_id
     WHERE r.ended_at IS NULL ORDER BY r.created_at, r.id
 """)

@@ -6,19 +6,19 @@ no page grows slower with what was done before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, String, and_, case, cast, func, literal_column, not_, or_, select
+from sqlalchemy import Select, String, and_, case, cast, func, literal_column, or_, select
 
-from batchinfer.domain.jobs import LIVE, TERMINAL, JobState
+from batchinfer.domain.job_search import JobSearch
+from batchinfer.domain.jobs import LIVE, JobState
+from batchinfer.store.job_search import find_ids, go_by_index, live_rule, state_of
 from batchinfer.store.tables import documents, jobs, queue, results
 
 if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
-
-    from sqlalchemy import ColumnElement
 
     from batchinfer.store.session import Transaction
 
@@ -65,22 +65,6 @@ class Leaf:
     next_id: UUID | None
 
 
-def _state() -> ColumnElement[str]:
-    return case(
-        (jobs.c.final_state.is_not(None), jobs.c.final_state),
-        (queue.c.kind == "prepare", JobState.PREPARING.value),
-        (queue.c.state == "running", JobState.RUNNING.value),
-        else_=JobState.QUEUED.value,
-    )
-
-
-def _live_rule(state: JobState) -> ColumnElement[bool]:
-    if state is JobState.PREPARING:
-        return queue.c.kind == "prepare"
-    running = queue.c.state == "running"
-    return and_(queue.c.kind == "infer", running if state is JobState.RUNNING else not_(running))
-
-
 def _rows() -> Select[Any]:
     """The columns of a list's line, not yet bound to a tenant."""
     first_text = func.jsonb_path_query_first(
@@ -89,7 +73,7 @@ def _rows() -> Select[Any]:
     running = and_(queue.c.kind == "infer", queue.c.state == "running")
     tries = case((queue.c.kind == "infer", queue.c.attempt - queue.c.crashes - queue.c.released))
     return select(
-        jobs.c.id, _state().label("state"), jobs.c.model, jobs.c.created_at, jobs.c.finished_at,
+        jobs.c.id, state_of().label("state"), jobs.c.model, jobs.c.created_at, jobs.c.finished_at,
         func.coalesce(case((running, queue.c.leased_at)), jobs.c.started_at).label("started_at"),
         (jobs.c.attempts + func.coalesce(tries, 0)).label("attempts"),
         (jobs.c.crashes + func.coalesce(queue.c.crashes, 0)).label("crashes"),
@@ -106,70 +90,97 @@ def _rows() -> Select[Any]:
     )  # fmt: skip
 
 
-def list_rows(
+@dataclass(frozen=True)
+class Listed:
+    """A page of a list, newest first. `stopped`: looking ended there, with fewer found than there was room for."""
+
+    rows: list[JobRow]
+    has_more: bool
+    stopped: UUID | None = None
+
+
+def search_rows(
     tx: Transaction,
     tenant_id: UUID,
+    wanted: JobSearch,
     *,
-    state: JobState | None = None,
-    model: str | None = None,
-    document_id: UUID | None = None,
     before: UUID | None = None,
     after: UUID | None = None,
     limit: int = 50,
-) -> tuple[list[JobRow], bool]:
+) -> Listed:
     """Jobs newest first, and whether the list goes on in the direction asked for.
 
     `after` goes on below that id (older ones), `before` ends just above it (newer ones).
     """
-    query: Select[Any] = _rows().where(jobs.c.tenant_id == tenant_id)
-    if state in TERMINAL:
-        query = query.where(jobs.c.final_state == state)
-    elif state is not None:
-        query = query.where(_live_rule(state), queue.c.tenant_id == tenant_id)
-    if model is not None:
-        query = query.where(jobs.c.model == model)
-    if document_id is not None:
-        query = query.where(jobs.c.document_id == document_id)
-    if after is not None:
-        query = query.where(jobs.c.id < after)
     upwards = before is not None and after is None
-    if upwards:
-        query = query.where(jobs.c.id > before)
-    query = query.order_by(jobs.c.id.asc() if upwards else jobs.c.id.desc()).limit(limit + 1)
-    found = [_job_row(row) for row in tx.execute(query).mappings()]
-    rows, has_more = found[:limit], len(found) > limit
-    return (rows[::-1] if upwards else rows), has_more
+    found = find_ids(tx, tenant_id, wanted, below=after, above=None if after else before, upwards=upwards, limit=limit)
+    query = _rows().where(jobs.c.tenant_id == tenant_id, jobs.c.id.in_(found.ids)).order_by(jobs.c.id.desc())
+    rows = [_job_row(row) for row in tx.execute(query).mappings()] if found.ids else []
+    return Listed(rows, found.has_more, found.stopped)
+
+
+def list_rows(
+    tx: Transaction,
+    tenant_id: UUID,
+    *,
+    before: UUID | None = None,
+    after: UUID | None = None,
+    limit: int = 50,
+    **conditions: Any,
+) -> tuple[list[JobRow], bool]:
+    """The same by the fields of JobSearch: rows, and whether there are more."""
+    listed = search_rows(tx, tenant_id, JobSearch(**conditions), before=before, after=after, limit=limit)
+    return listed.rows, listed.has_more
 
 
 def _job_row(row: Any) -> JobRow:
     return JobRow(**{**row, "state": JobState(row["state"]), "has_picture": bool(row["has_picture"])})
 
 
-def count_states(
-    tx: Transaction, tenant_id: UUID, *, model: str | None = None, document_id: UUID | None = None
-) -> dict[JobState, int]:
-    """How many jobs are in each state, each counted up to `COUNT_CAP` + 1. One statement.
+def count_states(tx: Transaction, tenant_id: UUID, wanted: JobSearch) -> dict[JobState, int]:
+    """How many jobs are in each state, each counted up to `COUNT_CAP` + 1; the state that is wanted is left aside.
 
-    With a model, ended states are left out: no index orders them by model.
+    Only what an index counts is counted: all jobs; of a model those that have not ended; a document or batch with fewer
+    than the cap. Otherwise nothing is said of a state.
     """
+    plain = replace(wanted, state=None)
+    if plain in (JobSearch(document_id=plain.document_id), JobSearch(batch_id=plain.batch_id)) and plain.is_narrow:
+        return _count_group(tx, tenant_id, plain)
+    if plain != JobSearch(model=plain.model):
+        return {}
     counted = []
     for state in JobState:
         live = state in LIVE
-        if not live and model is not None:
+        if not live and plain.model is not None:
             continue
-        table = queue if live and document_id is None else jobs
-        rule = _live_rule(state) if live else jobs.c.final_state == state.value
+        table = queue if live else jobs
+        rule = live_rule(state) if live else and_(jobs.c.final_state == state.value, jobs.c.deleted_at.is_(None))
         query: Select[Any] = select(literal_column("1")).where(table.c.tenant_id == tenant_id, rule)
-        if live and document_id is not None:
-            query = query.select_from(jobs.join(queue, queue.c.id == jobs.c.id))
-        if model is not None:
-            query = query.where(table.c.model == model)
-        if document_id is not None:
-            query = query.where(jobs.c.document_id == document_id)
+        if plain.model is not None:
+            query = query.where(table.c.model == plain.model)
         capped = query.limit(COUNT_CAP + 1).subquery()
         counted.append(select(func.count()).select_from(capped).scalar_subquery().label(state.value))
+    go_by_index(tx)
     row = tx.execute(select(*counted)).mappings().one()
     return {JobState(name): int(count) for name, count in row.items()}
+
+
+def _count_group(tx: Transaction, tenant_id: UUID, wanted: JobSearch) -> dict[JobState, int]:
+    """The jobs of a document or batch by state; nothing where there are too many."""
+    owner = (
+        jobs.c.document_id == wanted.document_id if wanted.document_id is not None
+        else jobs.c.batch_id == wanted.batch_id
+    )  # fmt: skip
+    some = select(jobs.c.id, jobs.c.final_state).where(
+        jobs.c.tenant_id == tenant_id, owner, jobs.c.deleted_at.is_(None)
+    )
+    group = some.limit(COUNT_CAP + 1).subquery("jobs")
+    joined = group.outerjoin(queue, and_(queue.c.id == group.c.id, group.c.final_state.is_(None)))
+    query = select(state_of(group.c), func.count()).select_from(joined).group_by(literal_column("1"))
+    counts = {JobState(row[0]): int(row[1]) for row in tx.execute(query)}
+    if sum(counts.values()) > COUNT_CAP:
+        return {}
+    return {state: counts.get(state, 0) for state in JobState}
 
 
 def find_leaf(tx: Transaction, tenant_id: UUID, document_id: UUID, page: int) -> Leaf | None:

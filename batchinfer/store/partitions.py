@@ -32,8 +32,12 @@ _TABLES = text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to
 
 def first_id(day: date) -> UUID:
     """The smallest UUIDv7 that can be made on a day (version and variant bits left at zero); none is before 1970."""
-    milliseconds = max(0, int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000))
-    return UUID(int=milliseconds << 80)
+    return first_id_at(datetime(day.year, day.month, day.day, tzinfo=UTC))
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """The smallest UUIDv7 that can be made in the millisecond of an aware time."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
 
 
 def list_partitions(tx: Transaction) -> set[str]:

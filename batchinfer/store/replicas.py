@@ -44,6 +44,8 @@ class Assignment:
     options: dict[str, Any] = field(default_factory=dict)
     priority: int = 0
     swap: dict[str, Any] | None = None
+    #: Golden prompts that the deployment has, as they are stored.
+    golden: list[dict[str, Any]] | None = None
 
 
 _COLUMNS = """
@@ -52,7 +54,7 @@ _COLUMNS = """
     coalesce(v.facts, m.facts, '{}') AS facts, r.device, r.state, r.wanted, r.ended_at IS NOT NULL AS ended, r.host,
     r.deployment_id, r.planned_mib, coalesce(d.engine, 'auto') AS engine, d.slots, coalesce(d.dtype, 'auto') AS dtype,
     coalesce(d.quantisation, 'none') AS quantisation, d.memory_mib, coalesce(d.options, '{}') AS options,
-    coalesce(d.priority, 0) AS priority, d.swap
+    coalesce(d.priority, 0) AS priority, d.swap, d.golden
     FROM replicas r LEFT JOIN deployments d ON d.id = r.deployment_id LEFT JOIN models m ON m.name = r.model
     LEFT JOIN model_revisions v ON v.model_id = m.id AND v.revision = r.revision
 """

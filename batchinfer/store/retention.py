@@ -83,6 +83,10 @@ _BESIDE = (
     text(
         "DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE id < :before AND finished_at IS NOT NULL LIMIT 20000)"
     ),
+    text("""
+        DELETE FROM bulk_acts WHERE id IN (
+            SELECT id FROM bulk_acts WHERE id < :before AND finished_at IS NOT NULL LIMIT 20000)
+    """),
     text("DELETE FROM reviews v WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = v.run_id)"),
     # Whose document is gone: the file is read anew, should it come again.
     text("""

@@ -38,9 +38,9 @@ _END = text(f"""
         UPDATE jobs j SET final_state = 'succeeded', finished_at = now() FROM source s
         WHERE j.id = s.id AND j.tenant_id = :tenant_id AND j.final_state IS NULL RETURNING j.id)
     INSERT INTO results (job_id, tenant_id, attempt, lease_id, text, finish_reason, usage, model, revision, engine,
-        logprobs, reused_from)
-    SELECT s.id, s.tenant_id, 0, :nobody, s.text, s.finish_reason, :usage, s.model, s.revision, s.engine, s.logprobs,
-           coalesce(s.reused_from, s.job_id)
+        versions, logprobs, reused_from)
+    SELECT s.id, s.tenant_id, 0, :nobody, s.text, s.finish_reason, :usage, s.model, s.revision, s.engine, s.versions,
+           s.logprobs, coalesce(s.reused_from, s.job_id)
     FROM source s JOIN ended e ON e.id = s.id
     RETURNING job_id
 """)  # noqa: S608 - made of constants

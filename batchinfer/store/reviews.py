@@ -54,6 +54,7 @@ _LIST = f"""
     ORDER BY v.number LIMIT :limit
 """  # noqa: S608
 _NUMBER = text("SELECT number FROM reviews WHERE run_id = :run_id AND job_id = :job_id")
+_BEFORE = text("SELECT job_id FROM reviews WHERE run_id = :run_id AND number < :number ORDER BY number DESC LIMIT 1")
 _JUDGE = text("""
     UPDATE reviews SET verdict = :verdict, note = :note, actor = :actor,
         judged_at = CASE WHEN CAST(:verdict AS text) IS NULL THEN NULL ELSE now() END
@@ -88,6 +89,12 @@ def find_number(tx: Transaction, run_id: UUID, job_id: UUID) -> int | None:
     """The place of a page in the sample; None where it is none of it."""
     number: int | None = tx.execute(_NUMBER, {"run_id": run_id, "job_id": job_id}).scalar_one_or_none()
     return number
+
+
+def find_before(tx: Transaction, run_id: UUID, number: int) -> UUID | None:
+    """The page before a place in the sample; None at its beginning."""
+    job_id: UUID | None = tx.execute(_BEFORE, {"run_id": run_id, "number": number}).scalar_one_or_none()
+    return job_id
 
 
 def list_reviews(

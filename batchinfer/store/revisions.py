@@ -36,13 +36,14 @@ class Revision:
     fetched_at: datetime | None
     verified_at: datetime | None
     pruned_at: datetime | None
-    #: While it is fetched: `{"bytes_per_s", "file", "worker"}`.
+    #: While it is fetched, or its files are read again: `{"bytes_per_s", "file"}`.
     progress: dict[str, Any] | None = None
+    checked_at: datetime | None = None
 
 
 _COLUMNS = """
     v.id, m.name AS model, v.revision, v.source, v.path, v.state, v.files, v.size_bytes, v.fetched_bytes, v.facts,
-    v.error, v.created_at, v.fetched_at, v.verified_at, v.pruned_at, v.progress
+    v.error, v.created_at, v.fetched_at, v.verified_at, v.pruned_at, v.progress, v.checked_at
     FROM model_revisions v JOIN models m ON m.id = v.model_id
 """
 _LIST = text(f"SELECT {_COLUMNS} WHERE m.name = :model ORDER BY v.created_at DESC, v.id DESC")

@@ -59,8 +59,9 @@ def count_pages(tx: Transaction, changes: Mapping[UUID, Mapping[str, int]]) -> d
     if not changes:
         return {}
     ids = sorted(changes)
-    if len(ids) > 1:
-        tx.execute(_ORDER, {"ids": ids})
+    # One alone is locked by a statement of its own, too: who waits for the end of its rendering in the count itself
+    # would see the document as it is then and its tries as they were before, and number its closing like its rendering.
+    tx.execute(_ORDER, {"ids": ids})
     columns: dict[str, Any] = {name: [changes[one].get(name, 0) for one in ids] for name in COUNTERS}
     classes = [job_class.value for job_class in JobClass]
     rows = tx.execute(_COUNT, {"ids": ids, "classes": classes, "version": SCHEMA_VERSION, **columns})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from batchinfer.domain.schedules import TRANSITIONS, Schedule, ScheduleState
-from batchinfer.store.clean import as_jsonb
+from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.columns import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _INSERT = text("""
 """)
 _MINE = "tenant_id = :tenant_id AND deleted_at IS NULL"
 _FIND = text(f"SELECT * FROM schedules WHERE id = :id AND {_MINE}")  # noqa: S608 - made of constants
+_FIND_NAMED = text(f"SELECT * FROM schedules WHERE name = :name AND {_MINE}")  # noqa: S608 - made of constants
 _LOCK = text(f"SELECT * FROM schedules WHERE id = :id AND {_MINE} FOR UPDATE")  # noqa: S608 - made of constants
 _LOCK_NAMED = text(f"SELECT * FROM schedules WHERE name = :name AND {_MINE} FOR UPDATE")  # noqa: S608 - constants
 _TAKEN = text(f"SELECT 1 FROM schedules WHERE name = :name AND id <> :id AND {_MINE}")  # noqa: S608 - made of constants
@@ -82,8 +83,14 @@ def find_schedule(tx: Transaction, tenant_id: UUID, schedule_id: UUID) -> Schedu
     return _as_schedule(row) if row else None
 
 
+def find_named(tx: Transaction, tenant_id: UUID, name: str) -> Schedule | None:
+    """The same by its name."""
+    row = tx.execute(_FIND_NAMED, {"name": clean_text(name), "tenant_id": tenant_id}).first()
+    return _as_schedule(row) if row else None
+
+
 def lock_schedule(tx: Transaction, tenant_id: UUID, schedule_id: UUID) -> Schedule | None:
-    """The same, its row locked until the transaction ends: before everything else that is locked."""
+    """A tenant's schedule, its row locked until the transaction ends: before everything else that is locked."""
     row = tx.execute(_LOCK, {"id": schedule_id, "tenant_id": tenant_id}).first()
     return _as_schedule(row) if row else None
 
@@ -99,12 +106,26 @@ def is_taken(tx: Transaction, tenant_id: UUID, name: str, *, but: UUID) -> bool:
     return tx.execute(_TAKEN, {"name": name, "tenant_id": tenant_id, "id": but}).first() is not None
 
 
-def list_schedules(tx: Transaction, tenant_id: UUID, *, after: UUID | None = None, limit: int = 20) -> list[Schedule]:
-    """A tenant's schedules, newest first, beginning below the id `after`."""
-    bound = "AND id < :after" if after else ""
-    statement = text(f"SELECT * FROM schedules WHERE {_MINE} {bound} ORDER BY id DESC LIMIT :limit")  # noqa: S608
-    cursor = {"after": after} if after else {}
-    return [_as_schedule(row) for row in tx.execute(statement, {"tenant_id": tenant_id, "limit": limit, **cursor})]
+def list_schedules(
+    tx: Transaction,
+    tenant_id: UUID,
+    *,
+    state: ScheduleState | None = None,
+    name: str | None = None,
+    after: UUID | None = None,
+    limit: int = 20,
+) -> list[Schedule]:
+    """A tenant's schedules, newest first, beginning below the id `after`: those in a state, and with this in the name,
+    in small or capital letters."""
+    given: tuple[tuple[str, str, Any], ...] = (
+        ("state", "state = :state", state and state.value),
+        ("name", "position(lower(:name) IN lower(name)) > 0", name and clean_text(name)),
+        ("after", "id < :after", after),
+    )
+    bounds = "".join(f" AND {condition}" for _, condition, value in given if value)
+    values = {key: value for key, _, value in given if value}
+    statement = text(f"SELECT * FROM schedules WHERE {_MINE} {bounds} ORDER BY id DESC LIMIT :limit")  # noqa: S608
+    return [_as_schedule(row) for row in tx.execute(statement, {"tenant_id": tenant_id, "limit": limit, **values})]
 
 
 def change_schedule(

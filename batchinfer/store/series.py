@@ -51,6 +51,16 @@ class Minute:
 
 
 @dataclass(frozen=True)
+class LastHour:
+    """What ended in the last hour (`failed`: expired and quarantined too), and the rates of the last minute or two."""
+
+    succeeded: int
+    failed: int
+    images_per_s: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
 class Overview:
     """The numbers of the first page, of one tenant; workers are the installation's."""
 
@@ -106,6 +116,33 @@ _RATES = text("""
     LEFT JOIN minutes m ON m.tenant_id = :tenant_id AND m.minute >= s.since
     GROUP BY s.seconds
 """)
+
+
+_HOUR = text("""
+    SELECT CAST(coalesce(sum(succeeded), 0) AS bigint) AS succeeded,
+           CAST(coalesce(sum(failed + expired + quarantined), 0) AS bigint) AS failed
+    FROM minutes WHERE tenant_id = :tenant_id AND minute > now() - interval '1 hour'
+""")
+_SAMPLED = text("""
+    SELECT at, model, CAST(waiting AS bigint) AS waiting, CAST(running AS bigint) AS running,
+           oldest_s + CAST(extract(epoch FROM now() - at) AS float) AS oldest_s
+    FROM queue_gauges WHERE span_s = 60 AND tenant_id = :tenant_id
+      AND at = (SELECT max(at) FROM queue_gauges WHERE span_s = 60) ORDER BY model
+""")
+
+
+def read_last_hour(tx: Transaction, tenant_id: UUID) -> LastHour:
+    """A tenant's last hour in four numbers."""
+    ended = tx.execute(_HOUR, {"tenant_id": tenant_id}).one()
+    rates = tx.execute(_RATES, {"tenant_id": tenant_id}).one()
+    return LastHour(ended.succeeded, ended.failed, rates.images_per_s, rates.tokens_per_s)
+
+
+def read_sampled_queue(tx: Transaction, tenant_id: UUID) -> tuple[datetime | None, list[Waiting]]:
+    """A tenant's queue as it was seen at the last look, all classes together as normal, and when that was."""
+    rows = tx.execute(_SAMPLED, {"tenant_id": tenant_id}).all()
+    found = [Waiting("infer", row.model, JobClass.NORMAL, row.waiting, row.running, row.oldest_s) for row in rows]
+    return (rows[0].at if rows else None), found
 
 
 def count_queue(tx: Transaction, tenant_id: UUID) -> list[Waiting]:

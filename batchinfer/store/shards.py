@@ -197,7 +197,7 @@ _DOCUMENTS = text("""
 """)
 _PAGES = text("""
     SELECT w.place, j.id, j.page, j.final_state, j.attempts, j.error, coalesce(j.page, 2147483647) AS page_key,
-           r.text, r.model, r.revision, r.engine, r.usage, r.logprobs
+           r.text, r.model, r.revision, r.engine, r.versions, r.usage, r.logprobs
     FROM unnest(CAST(:sources AS uuid[])) WITH ORDINALITY AS w (source_id, place)
     JOIN jobs j ON j.document_id = w.source_id AND j.deleted_at IS NULL
     LEFT JOIN results r ON r.job_id = j.id
@@ -247,7 +247,8 @@ def _as_page(row: Row[Any]) -> ShardPage:
         error = {"code": error["code"] or state, "message": error["message"] or f"The page ended as {state}."}
     return ShardPage(
         page=row.page, outcome=outcome, job_id=row.id, text=row.text if succeeded else None, model=row.model,
-        revision=row.revision, engine=row.engine, usage=row.usage or {}, attempts=row.attempts, error=error,
+        revision=row.revision, engine=row.engine, versions=row.versions, usage=row.usage or {}, attempts=row.attempts,
+        error=error,
         confidence=show_confidence(row.text, row.logprobs) if succeeded else None,
     )  # fmt: skip
 

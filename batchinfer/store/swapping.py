@@ -27,7 +27,7 @@ _BEGIN = text("""
     WHERE id = :id AND next_revision IS NULL AND stopped_at IS NULL
 """)
 _NOTE = text("UPDATE deployments SET swap = swap || jsonb_build_object('state', CAST(:state AS text)) WHERE id = :id")
-# The prompts go with the end: what is kept of them is how many there were.
+# The prompts go with the end: what is kept of them is how many there were, and after a switch the deployment's own.
 _END = text("""
     UPDATE deployments SET next_revision = NULL,
         swap = (swap - 'golden') || CAST(:end AS jsonb) || jsonb_build_object('ended_at', now())
@@ -35,7 +35,7 @@ _END = text("""
 """)
 _SWITCH = text("""
     UPDATE deployments SET revision = next_revision, previous_revision = :old, failures = 0, next_try_at = NULL,
-        error = NULL
+        error = NULL, golden = coalesce(nullif(swap -> 'golden', '[]'), golden)
     WHERE id = :id
 """)
 # The model's own revision is that of its most urgent deployment, the oldest of them.
@@ -66,7 +66,7 @@ _LIST_OF = text(f"""
 """)  # noqa: S608 - made of constants
 _ORDER = text("""
     UPDATE replicas SET wanted = :wanted
-    WHERE deployment_id = :id AND ended_at IS NULL AND wanted <> :wanted
+    WHERE deployment_id = :id AND ended_at IS NULL AND wanted <> :wanted AND wanted <> 'drain'
       AND (CAST(:revision AS text) IS NULL OR (revision = :revision) = :is_of)
       AND (CAST(:states AS text[]) IS NULL OR state = ANY (CAST(:states AS text[])))
     RETURNING id
@@ -103,6 +103,19 @@ def switch(tx: Transaction, deployment: Deployment) -> None:
     tx.execute(_SWITCH, values)
 
 
+_OVERDUE = text("""
+    SELECT CAST(swap ->> 'within_s' AS int) FROM deployments WHERE id = :id
+      AND clock_timestamp() > CAST(swap ->> 'since' AS timestamptz)
+          + make_interval(secs => CAST(swap ->> 'within_s' AS float))
+""")
+
+
+def find_overdue(tx: Transaction, deployment: Deployment) -> int | None:
+    """The seconds that the swap under way had, where they are over; None while there is some left."""
+    found: int | None = tx.execute(_OVERDUE, {"id": deployment.id}).scalar_one_or_none()
+    return found
+
+
 def list_next(tx: Transaction, deployment: Deployment) -> list[Replica]:
     """The replicas of the next revision that were planned since its swap began, ended ones too."""
     since = (deployment.swap or {}).get("since")
@@ -126,7 +139,7 @@ def order(
     states: Sequence[str] | None = None,
 ) -> list[UUID]:
     """Want something else of a deployment's replicas: those `of` a revision, of any `but` one, in some `states`, or all
-    that live. Answers those that it was not wanted of before."""
+    that live. One that is to go is never called back. Answers those that it was not wanted of before."""
     revision = of if of is not None else but
     values = {"id": deployment_id, "wanted": wanted, "revision": revision, "is_of": of is not None}
     more = {"states": None if states is None else list(states)}

@@ -40,7 +40,7 @@ _OLDEST = text("""
 """)
 # Of what no picture or document is, only files, and uploads in parts, refer to it: it need not outlive the jobs. A file
 # may be older than every job, and one that was deleted is still read by the batch that was made of it. The picture of a
-# golden prompt stays when its job and run are gone.
+# golden prompt stays when its job and run are gone, and those of a deployment while it is wanted.
 _IN_FILES = """
     EXISTS (
         SELECT 1 FROM files f WHERE f.blob = b.sha256 AND f.tenant_id = b.tenant_id AND (
@@ -51,6 +51,10 @@ _IN_FILES = """
         SELECT 1 FROM upload_parts p JOIN uploads u ON u.id = p.upload_id
         WHERE p.blob = b.sha256 AND p.tenant_id = b.tenant_id AND u.status = 'pending' AND u.expires_at > now())
     OR EXISTS (SELECT 1 FROM goldens g WHERE g.blob = b.sha256 AND g.tenant_id = b.tenant_id)
+    OR (b.tenant_id, b.sha256) IN (
+        SELECT d.tenant_id, p.name #>> '{}' FROM deployments d, LATERAL jsonb_path_query(
+            coalesce(d.golden, '[]') || coalesce(d.swap -> 'golden', '[]'), '$[*].pictures[*]') AS p (name)
+        WHERE d.stopped_at IS NULL)
 """
 _HOLD = text(f"""
     SELECT b.tenant_id, b.sha256 FROM blobs b

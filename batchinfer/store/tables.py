@@ -11,7 +11,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Date,
-    DateTime,
     ForeignKey,
     Identity,
     Index,
@@ -25,11 +24,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from batchinfer.store.act_tables import bulk_acts
 from batchinfer.store.columns import SCHEMA_VERSION, class_column, metadata, tenant_column, time_column, version_column
 from batchinfer.store.fleet_tables import models
 from batchinfer.store.run_tables import documents
+from batchinfer.store.series_tables import minutes
 
-__all__ = ["SCHEMA_VERSION", "documents", "metadata", "models"]
+__all__ = ["SCHEMA_VERSION", "bulk_acts", "documents", "metadata", "minutes", "models"]
 
 tenants = Table(
     "tenants", metadata,
@@ -102,7 +103,9 @@ jobs = Table(
     #: What it said and was told is gone; the row stays for the counts, and nobody sees it.
     time_column("deleted_at"),
     Index("ix_jobs_tenant", "tenant_id", "id"),
-    Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id"),
+    #: Counted without a look at the rows: what was deleted is not in it.
+    Index("ix_jobs_tenant_state", "tenant_id", "final_state", "id", postgresql_where=text("deleted_at IS NULL")),
+    Index("ix_jobs_tenant_model", "tenant_id", "model", "id"),
     Index("ix_jobs_document", "document_id", "page", postgresql_where=text("document_id IS NOT NULL")),
     Index("ix_jobs_batch", "batch_id", "line", postgresql_where=text("batch_id IS NOT NULL")),
     #: Small, and good enough to count what ended in an hour: rows lie in the order in which they ended.
@@ -122,6 +125,8 @@ results = Table(
     Column("timings", JSONB, nullable=False, server_default=text("'{}'")),
     Column("model", Text, nullable=False), Column("revision", Text, nullable=False),
     Column("engine", Text, nullable=False),
+    #: Of batchinfer, the engine and what lies under it, as its worker said; NULL where no model was asked.
+    Column("versions", JSONB),
     Column("logprobs", JSONB),
     #: The job whose answer it is, where no model was asked: then nobody tried, and no tokens were used.
     Column("reused_from", Uuid),
@@ -378,19 +383,6 @@ audit = Table(
     Column("data", JSONB, nullable=False, server_default=text("'{}'")),
     time_column("created_at", nullable=False, now=True),
     Index("ix_audit_tenant", "tenant_id", "id"),
-)  # fmt: skip
-
-minutes = Table(
-    "minutes", metadata,
-    Column("tenant_id", Uuid, primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("minute", DateTime(timezone=True), primary_key=True),
-    #: Sessions that count at once count in different rows, or each would wait for the other's commit; readers add up.
-    Column("shard", SmallInteger, primary_key=True, server_default="0"),
-    *(Column(name, BigInteger, nullable=False, server_default="0")
-      for name in ("submitted", "succeeded", "failed", "cancelled", "expired", "quarantined", "retried", "lost",
-                   "prompt_tokens", "completion_tokens", "images", "reused")),
-    version_column(),
 )  # fmt: skip
 
 #: What results used, a day of UTC; raised in the transaction that stores them, and kept when they are gone.

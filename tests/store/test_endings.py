@@ -27,7 +27,8 @@ def test_a_completed_job_has_its_result_and_no_queue_row(bench):
     job = bench.job(job_id)
     assert job.state is JobState.SUCCEEDED
     assert job.result == {
-        "text": "read", "finish_reason": "stop", "model": "reader", "revision": "r1", "engine": "fake"
+        "text": "read", "finish_reason": "stop", "model": "reader", "revision": "r1", "engine": "fake",
+        "versions": None,
     }  # fmt: skip
     assert job.usage["total_tokens"] == 15
     assert (job.attempts, job.crashes) == (1, 0)

@@ -193,5 +193,6 @@ def test_the_replica_of_a_lost_worker_has_failed(bench):
     work.end_lease(bench.ctx, lease, "killed", clean=False)
     row = bench.row("replicas", id=replica)
     assert (row.state, row.ended_at is not None) == ("failed", True)
+    assert row.error["code"] == "worker_lost", "and says so"
     work.record_replica(bench.ctx, replica, worker="w1", model="reader", device="cpu", state="ready")
     assert bench.row("replicas", id=replica).state == "failed", "what has ended stays ended"

@@ -10,8 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from batchinfer.domain.replicas import BREAKER_FAILURES, LONGEST_PAUSE_S, MOVES, ReplicaState
-from batchinfer.services import models, placing, replicas, upkeep, work
+from batchinfer.domain.swaps import SwapRequest
+from batchinfer.services import deployments, models, placing, replicas, swapping, upkeep, work
 from batchinfer.services.replicas import News
+from batchinfer.store import revisions
 from batchinfer.store.hosts import Device
 
 if TYPE_CHECKING:
@@ -122,6 +124,37 @@ def test_the_estimate_and_what_was_measured_bind(bench) -> None:
     fleet.bench.run("UPDATE deployments SET memory_mib = 5000 WHERE id = :id", id=fleet.want("c"))
     fleet.place()
     assert len(fleet.live()) == 2, "the budget of a deployment counts as its need"
+
+
+def test_a_swap_without_room_waits_and_if_the_old_one_goes_first_a_failure_brings_it_back(bench) -> None:
+    fleet = Fleet(bench, need_mib=600)
+    fleet.open(total_mib=1000)
+    one = fleet.want("a")
+    fleet.place()
+    fleet.bring_up()
+    with bench.ctx.db.transaction() as tx:
+        revisions.save_revision(tx, "a", "r2", source={}, path="/r2", state="fetched")
+    swapping.begin_swap(bench.ctx, bench.caller, one, SwapRequest("r2"))
+    fleet.place()
+    assert [(row.revision, row.state, row.wanted) for row in fleet.live()] == [("r1", "ready", "serve")]
+    found = fleet.deployment(one)
+    assert (found.error["code"], found.swap["state"], found.next_revision) == ("no_room", "loading", "r2")
+    deployments.cancel_load(bench.ctx, bench.caller, one)
+
+    swapping.begin_swap(bench.ctx, bench.caller, one, SwapRequest("r2", drain_first=True))
+    fleet.place()
+    ((old, wanted),) = [(row.id, row.wanted) for row in fleet.live()]
+    assert wanted == "drain"
+    fleet.move(old, S.DRAINING, S.STOPPED)
+    fleet.place()
+    (row,) = fleet.live()
+    assert (row.revision, row.wanted) == ("r2", "stand_by")
+    fleet.move(row.id, S.LOADING)
+    fleet.move(row.id, S.FAILED, error={"code": "load_failed", "message": "No."})
+    fleet.place()
+    assert [(row.revision, row.wanted) for row in fleet.live()] == [("r1", "serve")]
+    found = fleet.deployment(one)
+    assert (found.swap["state"], found.swap["error"]["code"], found.failures) == ("failed", "load_failed", 0)
 
 
 def test_a_load_that_fails_waits_longer_each_time_until_the_breaker_opens(fleet) -> None:

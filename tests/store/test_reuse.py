@@ -22,6 +22,7 @@ PNG = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAA"
     "BJRU5ErkJggg=="
 )
+VERSIONS = {"batchinfer": "1", "engine": "transformers", "torch": "2.9"}
 PICTURE = {"type": "image_url", "image_url": {"url": PNG}}
 
 
@@ -37,6 +38,7 @@ def submit(bench, content="hello", cache="reuse", **more):
 def answer(bench, told="read"):
     """Answer all that is ready; how many."""
     lease = bench.open("gpu")
+    work.beat(bench.ctx, lease, {"versions": VERSIONS})
     claims = bench.claim(lease)
     work.complete_group(bench.ctx, lease, [bench.outcome(claim, told) for claim in claims])
     return len(claims)
@@ -71,7 +73,9 @@ def check_ledger(bench):
 def test_the_same_question_again_is_answered_at_once_and_costs_nothing(bench):
     first = submit(bench)
     answer(bench, "the answer")
+    bench.run("DELETE FROM leases")  # what a result says of its maker stays
     second = submit(bench, metadata={"mine": "1"})
+    assert second.result["versions"] == VERSIONS
     assert (second.state, second.cached, second.attempts) == (JobState.SUCCEEDED, True, 0)
     assert second.result == bench.job(first.id).result
     assert (second.usage["total_tokens"], second.metadata) == (0, {"mine": "1"})
@@ -159,6 +163,7 @@ def test_pictures_are_known_by_what_the_model_sees(bench):
     assert ended
     found = bench.job(again.id)
     assert (found.state, found.cached, found.result["text"], found.attempts) == (JobState.SUCCEEDED, True, "seen", 0)
+    assert found.result["versions"] == VERSIONS
     assert bench.attempts(again.id) == [(1, "succeeded")], "its preparing was tried, no model"
     assert not work.mark_prepared(bench.ctx, lease, claim, images), "the same call again is refused"
     other = submit(bench, [PICTURE])

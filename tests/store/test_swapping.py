@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,7 @@ from batchinfer.errors import BadImage, BatchinferError, Conflict, Forbidden, No
 from batchinfer.services import deployments, models, swapping
 from batchinfer.services.context import Idempotency
 from batchinfer.store import deployments as store
-from batchinfer.store import revisions
+from batchinfer.store import revisions, sweeping
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -137,6 +138,15 @@ def test_a_replica_that_ended_in_order_is_waited_for_again(bench: Any, served: S
     assert advance(bench, one) is SwapState.SWITCHED
 
 
+def test_a_replica_that_is_to_go_is_not_called_back_by_the_switch(bench: Any, served: Standing) -> None:
+    one = served.deployment.id
+    swapping.begin_swap(bench.ctx, bench.caller, one, B)
+    leaving = place(bench, one, "r2", "standing_by", "drain")
+    staying = place(bench, one, "r2", "standing_by", "stand_by")
+    assert advance(bench, one) is SwapState.SWITCHED
+    assert wanted(bench) == {leaving: "drain", staying: "serve"}
+
+
 def test_of_two_operators_one_wins_and_the_other_hears_who_and_since_when(bench: Any, served: Standing) -> None:
     save(bench, "r3")
     barrier, ended = threading.Barrier(2), []
@@ -174,7 +184,7 @@ def test_a_rollback_is_a_swap_to_the_revision_before(bench: Any, served: Standin
     second = place(bench, one, "r2", "standing_by", "stand_by")
     advance(bench, one)
     turn(bench, second, "ready")
-    swapping.rollback(bench.ctx, bench.caller, one, drain_first=True)
+    swapping.rollback(bench.ctx, bench.caller, one, SwapRequest("", drain_first=True))
     begun = read(bench, one)
     assert (begun.next_revision, begun.swap["rollback"], begun.swap["drain_first"]) == ("r1", True, True)
     first = place(bench, one, "r1", "standing_by", "stand_by")
@@ -222,6 +232,21 @@ def test_a_cancelled_swap_drains_the_new_one_alone(bench: Any, served: Standing)
     assert wanted(bench) == {old: "serve", new: "drain"}
     assert advance(bench, one) is None
     assert events(bench)[-1] == "swap_cancelled"
+
+
+def test_a_swap_has_failed_when_its_time_is_over_and_the_old_one_serves(bench: Any, served: Standing) -> None:
+    one = served.deployment.id
+    old = place(bench, one, "r1", "ready", "serve")
+    swapping.begin_swap(bench.ctx, bench.caller, one, replace(B, within_s=600))
+    new = place(bench, one, "r2", "loading", "stand_by")
+    assert advance(bench, one) is None
+    long_ago = "swap || jsonb_build_object('since', now() - interval '601 seconds')"
+    bench.run(f"UPDATE deployments SET swap = {long_ago} WHERE id = :id", id=one)  # noqa: S608
+    assert advance(bench, one) is SwapState.FAILED
+    after = read(bench, one)
+    assert (after.revision, after.next_revision, after.swap["error"]["code"]) == ("r1", None, "swap_overdue")
+    assert wanted(bench) == {old: "serve", new: "drain"}
+    assert events(bench)[-1] == "swap_failed"
 
 
 def test_a_deployment_that_is_stopped_under_a_swap_switches_no_more(bench: Any, served: Standing) -> None:
@@ -344,6 +369,26 @@ def test_golden_prompts_are_kept_with_the_swap_where_every_host_finds_them(bench
     again = SwapRequest("r2", parse_goldens([{"prompt": "x", "image": sha256, "expect": "y"}], limits))
     swapping.begin_swap(bench.ctx, bench.caller, one, again)
     assert read(bench, one).swap["golden"][0]["pictures"] == [sha256]
+    assert list_swept(bench) == []
+    place(bench, one, "r2", "standing_by", "stand_by")
+    assert advance(bench, one) is SwapState.SWITCHED
+    assert "golden" not in read(bench, one).swap
+    assert bench.row("deployments", id=one).golden[0]["pictures"] == [sha256]
+    swapping.rollback(bench.ctx, bench.caller, one)
+    place(bench, one, "r1", "standing_by", "stand_by")
+    assert advance(bench, one) is SwapState.ROLLED_BACK
+    assert bench.row("deployments", id=one).golden[0]["pictures"] == [sha256], "a rollback brings none of its own"
+    assert list_swept(bench) == []
+    deployments.stop(bench.ctx, bench.caller, one)
+    assert list_swept(bench) == [sha256]
+
+
+def list_swept(bench: Any) -> list[str]:
+    """The blobs that upkeep would remove, were all of them old."""
+    bench.run("UPDATE blobs SET used_at = now() - interval '9 days'")
+    with bench.ctx.db.transaction() as tx:
+        old = datetime.now(UTC) - timedelta(days=1)
+        return [one.sha256 for one in sweeping.hold_orphans(tx, before=old, plain_before=old, limit=10)]
 
 
 def test_a_golden_picture_that_is_none_begins_no_swap(bench: Any, served: Standing) -> None:
