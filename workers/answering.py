@@ -50,6 +50,7 @@ class Answering:
         model: str,
         revision: str,
         slots: int,
+        versions: dict[str, str] | None = None,
         crumbs: Crumbs | None = None,
         tokens: TokenSender | None = None,
     ) -> None:
@@ -58,7 +59,7 @@ class Answering:
         #: Called when a request has ended: the feeder's `wake`.
         self.on_room: Callable[[], None] = lambda: None
         self._engine, self._held, self._committer = engine, held, committer
-        self._revision = revision
+        self._revision, self._versions = revision, versions
         self._crumbs = crumbs or Crumbs()
         #: Tells answers while they are made, to those who stream them.
         self._tokens = tokens
@@ -124,6 +125,7 @@ class Answering:
             "model": self.model,
             "revision": self._revision,
             "engine": self._engine.name,
+            "versions": self._versions,
             "slots": self.slots,
             "running": stats.running,
             "waiting": stats.waiting,

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.launches import find_context
 from batchinfer.domain.memory import CUDA_BASE_MIB, MIB
 from batchinfer.errors import BadRequest
 from batchinfer.observe.logs import get_logger
@@ -43,8 +44,9 @@ def bind(ctx: Context, plan: Plan, model: Model, device: str) -> Plan:
         return plan
     words = {"dtype": "auto", "quantisation": "none", **plan.engine_options}
     kind = device.partition(":")[0]
+    context = find_context(plan.engine_options)
     spec = memory.LaunchSpec(
-        kind, plan.slots, str(words["dtype"]), str(words["quantisation"]), plan.memory_mib, _find_context(plan)
+        kind, plan.slots, str(words["dtype"]), str(words["quantisation"]), plan.memory_mib, context
     )
     try:
         planned = memory.plan_worker(ctx, model, spec)
@@ -91,11 +93,6 @@ def measure_mib(device: str) -> int | None:
     if torch is None or not torch.cuda.is_initialized():
         return None
     return int(torch.cuda.max_memory_reserved()) // MIB + CUDA_BASE_MIB
-
-
-def _find_context(plan: Plan) -> int | None:
-    given = plan.engine_options.get("context_tokens")
-    return given if isinstance(given, int) else None
 
 
 def _choose(planned: MemoryPlan, engine: str) -> dict[str, Any]:

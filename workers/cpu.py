@@ -20,7 +20,7 @@ from workers.crew import Crew
 from workers.duty import Duty
 from workers.lease import Lease
 from workers.ticking import StandIn
-from workers.workshop import DELIVERIES, FETCHES, LISTINGS, Workshop
+from workers.workshop import ACTS, DELIVERIES, FETCHES, LISTINGS, Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ class CpuStep(DutyStep):
         ctx = open_context(
             load_settings(),
             name=f"batchinfer {name}",
-            pool_size=CONNECTIONS + processes + DELIVERIES + FETCHES + LISTINGS,
+            pool_size=CONNECTIONS + processes + DELIVERIES + FETCHES + LISTINGS + ACTS,
         )
         return CpuDuty(ctx, name, processes=processes)
 

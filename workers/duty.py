@@ -10,6 +10,8 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.doctor.everything import note_host
+from batchinfer.doctor.findings import Look
 from batchinfer.observe.logs import get_logger
 from workers.crew import LAST_WRITES_S, Crew
 from workers.insist import Stopped
@@ -60,6 +62,7 @@ class Duty(ABC, threading.Thread):
         return {}
 
     def run(self) -> None:
+        note_host(Look.of_host(self.ctx.settings))
         try:
             self.crew = self.open()
             self.crew.heart.on_reopened = self.renew

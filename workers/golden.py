@@ -77,44 +77,42 @@ class GoldenReport:
         faults = [{"name": one.name, "fault": one.fault} for one in self.results if one.fault is not None]
         return {"right": self.right, "of": len(self.results), "seconds": round(self.seconds, 3), "faults": faults[:10]}
 
+    def describe_fault(self) -> str:
+        """The first that was not answered rightly, as a sentence; empty where all were."""
+        first = next((one for one in self.results if one.fault is not None), None)
+        return "" if first is None else f"The first that it does not, `{first.name}`: {first.fault}"
+
     def find_error(self) -> Failure | None:
         """The error that a replica ends with; None where all were answered rightly."""
-        first = next((one for one in self.results if one.fault is not None), None)
-        if first is None:
+        if self.passed:
             return None
         return Failure(
-            f"It answers {self.right} of {len(self.results)} golden prompts rightly. The first that it does not, "
-            f"`{first.name}`: {first.fault}",
+            f"It answers {self.right} of {len(self.results)} golden prompts rightly. {self.describe_fault()}",
             code="golden_failed",
         )
 
 
-def read_stored_goldens(swap: Mapping[str, Any] | None) -> list[GoldenPrompt]:
-    """The golden prompts of a deployment's `swap`. Raises Failure (code prompt_unreadable)."""
+def read_stored_goldens(stored: Sequence[Mapping[str, Any]] | None) -> list[GoldenPrompt]:
+    """Golden prompts as a deployment or its swap keeps them. Raises Failure (code prompt_unreadable)."""
     try:
-        return [GoldenPrompt.from_stored(entry) for entry in (swap or {}).get("golden", ())]
+        return [GoldenPrompt.from_stored(entry) for entry in stored or ()]
     except (KeyError, TypeError, AttributeError):
         raise Failure(
-            "A golden prompt of the swap cannot be read. Begin the swap again.", code="prompt_unreadable"
+            "A golden prompt cannot be read. Begin a swap with them again.", code="prompt_unreadable"
         ) from None
 
 
-def check_goldens(
-    ctx: Context, engine: Engine, swap: Mapping[str, Any] | None, *, wanted: Callable[[], bool] = lambda: True
-) -> GoldenReport | None:
-    """Let an engine answer the golden prompts of a swap; None where it has none.
+def ask_goldens(
+    ctx: Context, engine: Engine, stored: Sequence[Mapping[str, Any]], *, wanted: Callable[[], bool] = lambda: True
+) -> GoldenReport:
+    """Let an engine answer golden prompts that are stored.
 
-    Raises Failure (codes golden_failed, prompt_unreadable, blob_missing), BadImage, Unavailable.
+    Raises Failure (codes prompt_unreadable, blob_missing), BadImage, Unavailable.
     """
-    goldens = read_stored_goldens(swap)
-    if not goldens:
-        return None
+    goldens = read_stored_goldens(stored)
     with tempfile.TemporaryDirectory(prefix="batchinfer-golden-") as scratch:
         cases = prepare_goldens(goldens, Path(scratch), ctx.settings, blobs=ctx.blobs, tenant_id=DEFAULT_TENANT)
-        report = run_golden(engine, cases, wanted=wanted)
-    if (error := report.find_error()) is not None:
-        raise error
-    return report
+        return run_golden(engine, cases, wanted=wanted)
 
 
 def prepare_goldens(
@@ -190,6 +188,7 @@ def run_golden(
     """Let an engine answer every golden prompt, some at once, and judge it. What has no answer after `timeout_s`
     seconds, or once it is no longer `wanted`, counts as wrong. Raises nothing of the engine's."""
     began_s, results = time.monotonic(), []
+    _log.info("golden prompts are asked", of=len(goldens))
     for start in range(0, len(goldens), _TOGETHER):
         flights = [_submit(engine, case) for case in goldens[start : start + _TOGETHER]]
         for flight in flights:

@@ -11,12 +11,14 @@ from batchinfer.observe.logs import get_logger
 from workers.engine.loader import KINDS, open_engine
 from workers.engine.phases import Phases
 from workers.engine.protocol import Engine, ModelError, Refused, Request
+from workers.insist import Stopped
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from batchinfer.settings import Settings
     from batchinfer.store.fleet import Model
+    from workers.engine.auto import Agrees
     from workers.pin import Pinned
 
 _log = get_logger(__name__)
@@ -39,10 +41,16 @@ class Plan:
 
 
 def load_engine(
-    plan: Plan, model: Model, pinned: Pinned, settings: Settings | None = None, phases: Phases | None = None
+    plan: Plan,
+    model: Model,
+    pinned: Pinned,
+    settings: Settings | None = None,
+    phases: Phases | None = None,
+    agrees: Agrees | None = None,
 ) -> Engine:
-    """Open the model's folder, or the server that answers for it; `phases` is told where the time goes. Raises
-    ModelError, whatever goes wrong; what libraries say goes to the log.
+    """Open the model's folder, or the server that answers for it; `phases` is told where the time goes. `agrees` holds
+    the vLLM that `auto` would take to golden prompts. Raises ModelError, whatever goes wrong; what libraries say goes
+    to the log. What `agrees` raises as Stopped goes through.
     """
     if plan.engine not in KINDS:
         raise ModelError("unknown_engine", f"The engine must be one of {', '.join(KINDS)}, not {plan.engine}.")
@@ -54,9 +62,9 @@ def load_engine(
             slots=plan.slots,
             threads=pinned.threads,
             phases=phases,
-            **_complete_options(plan, settings),
+            **_complete_options(plan, settings, agrees),
         )
-    except ModelError:
+    except (ModelError, Stopped):
         raise
     except ImportError as error:
         raise ModelError(
@@ -67,9 +75,9 @@ def load_engine(
         raise ModelError("engine_failed", "The engine could not be opened; the worker's log says why.") from None
 
 
-def _complete_options(plan: Plan, settings: Settings | None) -> dict[str, Any]:
+def _complete_options(plan: Plan, settings: Settings | None, agrees: Agrees | None = None) -> dict[str, Any]:
     """The engine's options, with what this host knows of vLLM and the model's name at a server where they say none."""
-    options = dict(plan.engine_options)
+    options = {name: value for name, value in plan.engine_options.items() if name != "agrees"}
     if plan.engine in ("remote", "vllm"):
         options.setdefault("model", plan.model)
     here: dict[str, Any] = {}
@@ -80,6 +88,8 @@ def _complete_options(plan: Plan, settings: Settings | None) -> dict[str, Any]:
         }
     if plan.engine == "vllm":
         return {**here, **options}
+    if plan.engine == "auto" and agrees is not None:
+        options["agrees"] = agrees
     if plan.engine == "auto" and (here or "vllm" in options):
         options["vllm"] = {**here, **options.get("vllm", {}), "model": plan.model}
     return options

@@ -16,6 +16,7 @@ from celery.bin.base import JSON_OBJECT
 from batchinfer.bus.app import INFER_TASK, queue_for
 from batchinfer.bus.tokens import TokenSender
 from batchinfer.domain.jobs import JobClass
+from batchinfer.domain.launches import DEFAULT_SLOTS
 from batchinfer.domain.replicas import Wanted
 from batchinfer.errors import BatchinferError, Failure, Unavailable
 from batchinfer.observe.logs import get_logger
@@ -25,6 +26,7 @@ from batchinfer.services.crumbs import Crumbs
 from batchinfer.services.replicas import News
 from batchinfer.settings import load_settings
 from workers import budget
+from workers.agreement import GoldenAgreement
 from workers.answering import Answering
 from workers.application import offer_app, option
 from workers.bootstep import DutyStep, leave_celery, make_worker
@@ -33,7 +35,6 @@ from workers.crew import Crew
 from workers.duty import Duty, StartFailed
 from workers.engine.phases import Phases as EnginePhases
 from workers.engine.protocol import Engine, ModelError
-from workers.golden import check_goldens
 from workers.insist import Stopped, insist
 from workers.lease import Lease
 from workers.loading import Plan, find_verdict, load_engine, verify_engine
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 #: Feeder, committer, heart, reaper, orders, and one to spare.
 CONNECTIONS = 6
-DEFAULT_SLOTS = 8
 #: Rows that an engine may be at, prepared or running, for each slot.
 CRUMB_PLACES = 4
 
@@ -74,7 +74,10 @@ class ModelDuty(Duty):
             )
         #: Ends the process in order.
         self.on_leave: Callable[[], None] = lambda: None
-        self._phases = Phases()
+        self._phases, self._parts = Phases(), EnginePhases()
+        self._goldens: GoldenAgreement | None = None
+        if plan.replica is not None:
+            self._goldens = GoldenAgreement(ctx, plan.replica, self.quit, self._parts)
         self._revision = self._engine_name = ""
         self._state = "starting"
         self._verdict: dict[str, Any] | None = None
@@ -96,9 +99,9 @@ class ModelDuty(Duty):
             self._orders.start()
         self._phases.end("start")
         try:
-            plan, parts = self._plan, EnginePhases()
+            plan, parts = self._plan, self._parts
             self._plan = insist(lambda: budget.bind(self.ctx, plan, model, self._device), self.quit, what="the plan")
-            engine = load_engine(self._plan, model, pinned, self.ctx.settings, parts)
+            engine = load_engine(self._plan, model, pinned, self.ctx.settings, parts, self._goldens)
             self._phases.end("read", parts.seconds)
             self._engine_name, self._versions = engine.name, find_versions(engine)
             self._verdict = find_verdict(engine)
@@ -157,6 +160,7 @@ class ModelDuty(Duty):
             model=self._plan.model,
             revision=self._revision,
             slots=self._plan.slots,
+            versions=self._versions,
             crumbs=Crumbs(self.ctx.settings.crumbs_dir, CRUMB_PLACES * self._plan.slots + 16),
             tokens=TokenSender(self.ctx.redis),
         )
@@ -191,18 +195,18 @@ class ModelDuty(Duty):
     def _stand_by(self, engine: Engine) -> None:
         """Where its row says so, answer the golden prompts and wait, with the model loaded and no lease. Raises Stopped
         and StartFailed."""
-        if self._orders is None:
+        if self._orders is None or self._goldens is None:
             return
         replica_id = self._orders.replica_id
         orders = insist(lambda: replicas.read_orders(self.ctx, replica_id), self.quit, what="the orders")
         if orders is not None and orders.wanted == Wanted.STAND_BY:
-            self._check_goldens(engine, orders.swap)
+            self._check_goldens(self._goldens, engine, orders.swap)
             self._insist_on("standing_by")
             self._orders.wait_for_serve(self.quit)
 
-    def _check_goldens(self, engine: Engine, swap: dict[str, Any] | None) -> None:
+    def _check_goldens(self, goldens: GoldenAgreement, engine: Engine, swap: dict[str, Any] | None) -> None:
         try:
-            report = check_goldens(self.ctx, engine, swap, wanted=lambda: not self.quit.is_set())
+            report = goldens.check(engine, swap)
         except BatchinferError as error:
             self._insist_on("failed", error.as_dict())
             raise StartFailed(f"The golden prompts were not all answered rightly ({error.code}).") from None

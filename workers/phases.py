@@ -46,8 +46,11 @@ class Phases:
 
 
 def find_versions(engine: Engine) -> dict[str, str]:
-    """Of the engine and what lies under it, as installed; nothing is imported for it."""
+    """Of the engine and what lies under it, as installed; nothing is imported for it. Of an engine before a server
+    that server's own (`upstream`), where it says it: no library of ours made the answers."""
     found = {"batchinfer": __version__, "engine": engine.name}
+    if hasattr(engine, "upstream_version"):
+        return found | ({"upstream": engine.upstream_version} if engine.upstream_version else {})
     for name in ("torch", "transformers"):
         try:
             found[name] = metadata.version(name)

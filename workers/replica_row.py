@@ -62,6 +62,8 @@ class OwnRow:
             error=news.error,
             verdict=news.verdict,
             memory_mib=news.memory_mib,
+            phases=news.phases,
+            versions=news.versions,
         )
         return True
 

@@ -22,6 +22,7 @@ from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import (
+    bulk_work,
     climbing,
     closing,
     exporting,
@@ -54,10 +55,10 @@ _log = get_logger(__name__)
 
 #: Deliveries at once.
 DELIVERIES = 8
-#: Revisions of models that are fetched, and sources that are listed, at once: each may take hours, so it has a thread
-#: of its own, and what is listed is rendered meanwhile, by a worker with a single process too.
-FETCHES, LISTINGS = 1, 1
-_ALONE = {work.FETCH: FETCHES, work.LIST: LISTINGS}
+#: Revisions of models that are fetched, sources that are listed, and acts on many jobs that are carried out, at once:
+#: each may take hours, so it has a thread of its own, and other work goes on meanwhile, with a single process too.
+FETCHES, LISTINGS, ACTS = 1, 1, 1
+_ALONE = {work.FETCH: FETCHES, work.LIST: LISTINGS, work.ACT: ACTS}
 _WORK = (work.PREPARE, work.RENDER, work.READ, work.EXPORT, work.CLOSE, work.SEAL)
 
 
@@ -79,7 +80,7 @@ class Workshop:
         self._alone = {kind: ThreadPoolExecutor(most, thread_name_prefix=kind) for kind, most in _ALONE.items()}
         self._changed = threading.Condition()
         self._inside = self._delivering = self._ended = 0
-        #: Fetches and listings under way.
+        #: Fetches, listings and acts under way.
         self._long = dict.fromkeys(_ALONE, 0)
         #: Set with the drain: a fetch is given back with what it brought, however much is missing.
         self._draining = threading.Event()
@@ -194,7 +195,7 @@ class Workshop:
         steps = {
             work.RENDER: self._render, work.DELIVER: self._deliver, work.READ: self._read, work.EXPORT: self._export,
             work.LIST: self._list, work.CLOSE: self._close, work.SEAL: self._seal,
-            work.FETCH: self._fetch,
+            work.FETCH: self._fetch, work.ACT: self._act,
         }  # fmt: skip
         return steps.get(claim.kind, self._prepare)
 
@@ -230,6 +231,15 @@ class Workshop:
             return self._wanted(claim) and not self._draining.is_set()
 
         if fetches.fetch_revision(self._ctx, claim, self._insist, wanted):
+            self._lease.held.pop(claim)
+
+    def _act(self, piece: Work) -> None:
+        claim = piece.claim
+
+        def wanted() -> bool:
+            return self._wanted(claim) and not self._draining.is_set()
+
+        if bulk_work.carry_out(self._ctx, claim, self._insist, wanted):
             self._lease.held.pop(claim)
 
     def _give_back(self, claim: Claim) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from batchinfer.domain.ids import DEFAULT_TENANT
 from batchinfer.services.context import Page
 from batchinfer.store import audit as store
-from batchinfer.store.audit import Act
+from batchinfer.store.audit import Act, Wanted
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Caller, Context
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: The id of no key: who acts is at the command line.
 NO_KEY = UUID(int=0)
+EVERY_ACT = Wanted()
 
 
 def note(
@@ -29,11 +30,11 @@ def note(
 
 
 def list_acts(
-    ctx: Context, caller: Caller, *, action: str | None = None, after: UUID | None = None, limit: int = 20
+    ctx: Context, caller: Caller, wanted: Wanted = EVERY_ACT, *, after: UUID | None = None, limit: int = 20
 ) -> Page[StoredAct]:
     """Acts on the caller's tenant, for an operator on every one; newest first, below the id `after`."""
     caller.require("admin")
     tenant_id = None if caller.tenant_id == DEFAULT_TENANT else caller.tenant_id
     with ctx.db.transaction() as tx:
-        found = store.list_acts(tx, tenant_id, after=after, action=action, limit=limit + 1)
+        found = store.list_acts(tx, tenant_id, wanted, after=after, limit=limit + 1)
     return Page.cut(found, limit, backwards=False)

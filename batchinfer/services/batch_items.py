@@ -96,7 +96,7 @@ def _make_retry(caller: Caller, parent: Held, request: RetryRequest) -> batches.
     batch = parent.batch
     retry = {
         "states": [state.value for state in request.states], "custom_ids": list(request.custom_ids),
-        "merge": request.merge,
+        "codes": list(request.codes), "merge": request.merge,
     }  # fmt: skip
     kept = {name: value for name, value in parent.options.items() if name not in ("retry", "merged")}
     return batches.NewBatch(
@@ -121,7 +121,7 @@ def _check(ctx: Context, tx: Transaction, parent: Held, new: batches.NewBatch) -
         raise _refuse(batch, "is a run over documents. Retry single pages, or run it again: what was read well is kept")
     if batch.status not in TERMINAL:
         raise _refuse(batch, f"is {batch.status}. Retry it once it has ended, or cancel it first")
-    number = store.count_ended(tx, batch.id, retry["states"], retry["custom_ids"])
+    number = store.count_ended(tx, batch.id, retry["states"], retry["custom_ids"], retry["codes"])
     if not number and not has_unread(parent, retry):
         raise BadRequest(
             "No line of this batch ended in such a way. There is nothing to retry.", code="nothing_to_retry"

@@ -59,7 +59,7 @@ def create_from_lines(
     caller.require("submit")
     blob = store_pieces(ctx, caller.tenant_id, pieces)
     file_id = new_id()
-    batch = _make_batch(caller, request, file_id)
+    batch = _make_batch(caller, request, file_id, lines=True)
 
     def insert(tx: Transaction) -> None:
         files.record_blobs(tx, caller.tenant_id, [blob])
@@ -69,7 +69,7 @@ def create_from_lines(
     return store_batch(ctx, caller, batch, idempotency(bytes.fromhex(blob.sha256)), insert)
 
 
-def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID) -> store.NewBatch:
+def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID, **marks: bool) -> store.NewBatch:
     return store.NewBatch(
         id=new_id(),
         tenant_id=caller.tenant_id,
@@ -79,7 +79,7 @@ def _make_batch(caller: Caller, request: BatchRequest, file_id: UUID) -> store.N
         window=request.window,
         input_file_id=file_id,
         metadata=request.metadata,
-        options={"output_expires_s": request.output_expires_s, **_cache(request)},
+        options={"output_expires_s": request.output_expires_s, **_cache(request), **marks},
         key_id=caller.key_id,
     )
 
@@ -135,8 +135,13 @@ def get_own(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:
 def require_batch(held: store.Held | None) -> store.Held:
     """The batch. Raises NotFound where there is none."""
     if held is None:
-        raise NotFound("No batch with this id. It may have been removed after its time.", code="batch_not_found")
+        raise make_unknown()
     return held
+
+
+def make_unknown() -> NotFound:
+    """The error for a batch that is not there."""
+    return NotFound("No batch with this id. It may have been removed after its time.", code="batch_not_found")
 
 
 def get_batch(ctx: Context, caller: Caller, batch_id: UUID) -> Batch:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.deployments import STARTED_WITH
 from batchinfer.domain.ids import DEFAULT_TENANT, DEPLOYMENT, new_id, show_id
+from batchinfer.domain.launches import read_sizes
 from batchinfer.domain.replicas import ReplicaState, Wanted
 from batchinfer.domain.swaps import SwapState
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import memory
 from batchinfer.services.audit import note
+from batchinfer.services.goldens import StoredGoldens, store_goldens
 from batchinfer.services.models import make_unknown
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import deployments as store
 from batchinfer.store import revisions, swapping
 from batchinfer.store.events import Event, record
+from batchinfer.store.files import record_blobs
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -73,8 +76,7 @@ def launch(
         found = find_replay(tx, caller, idempotency)
     if found is not None:
         return read_standing(ctx, found.resource_id), True
-    _require_room(ctx, caller, spec)
-    deployment_id = new_id()
+    deployment_id, golden = new_id(), store_goldens(ctx, caller, spec.golden or ())
     try:
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, idempotency, "deployment", deployment_id)
@@ -82,7 +84,8 @@ def launch(
             present = store.lock_placed(tx, spec.model, spec.device)
             if present is not None:
                 raise _make_present(present)
-            _insert(tx, caller, deployment_id, model_id, spec, "deployment.launch")
+            _require_room(tx, spec, silent_s=ctx.settings.lease_ttl_s)
+            _insert(tx, caller, deployment_id, model_id, spec, golden, "deployment.launch")
     except Replayed as replay:
         return read_standing(ctx, replay.found.resource_id), True
     return read_standing(ctx, deployment_id), False
@@ -96,37 +99,26 @@ def ensure(ctx: Context, caller: Caller, spec: DeploymentSpec) -> tuple[Standing
     one is loaded. Raises as `launch` does, and Conflict (code revision_differs: that is a swap).
     """
     caller.require("launch")
+    golden = store_goldens(ctx, caller, spec.golden or ())
     with ctx.db.transaction() as tx:
         model_id = _lock_model(tx, spec)
         present = store.lock_placed(tx, spec.model, spec.device)
         if present is None:
             deployment_id, done = new_id(), "launched"
-            _insert(tx, caller, deployment_id, model_id, spec, "deployment.ensure")
+            _insert(tx, caller, deployment_id, model_id, spec, golden, "deployment.ensure")
         else:
-            deployment_id, done = present.id, _change(tx, caller, present, spec)
+            deployment_id, done = present.id, _change(tx, caller, present, spec, golden)
     return read_standing(ctx, deployment_id), done
 
 
-def _require_room(ctx: Context, caller: Caller, spec: DeploymentSpec) -> None:
+def _require_room(tx: Transaction, spec: DeploymentSpec, *, silent_s: float) -> None:
     """Go on only if one replica fits on a device, or nobody knows."""
     whole = spec.whole
     if whole["engine"] in memory.WEIGHTLESS or not whole["replicas"]:
         return
-    with ctx.db.transaction() as tx:
-        if store.lock_placed(tx, spec.model, spec.device) is not None:
-            return  # refused for that, or it keeps what it has
-    context = whole["options"].get("context_tokens")
-    sizes = memory.LaunchSpec(
-        spec.device,
-        whole["slots"] or memory.DEFAULT_SLOTS,
-        whole["dtype"],
-        whole["quantisation"],
-        whole["memory_mib"],
-        context if isinstance(context, int) else None,
-    )
-    reader = replace(caller, scopes=caller.scopes | {"read"})
+    sizes = read_sizes(spec.device, whole)
     with suppress(NotFound, memory.FactsUnknown):
-        memory.require_room(memory.plan_launch(ctx, reader, spec.model, sizes, whole["revision"]))
+        memory.require_room(memory.make_launch_plan(tx, spec.model, sizes, whole["revision"], silent_s=silent_s))
 
 
 def _lock_model(tx: Transaction, spec: DeploymentSpec) -> UUID:
@@ -137,17 +129,32 @@ def _lock_model(tx: Transaction, spec: DeploymentSpec) -> UUID:
 
 
 def _insert(
-    tx: Transaction, caller: Caller, deployment_id: UUID, model_id: UUID, spec: DeploymentSpec, action: str
+    tx: Transaction,
+    caller: Caller,
+    deployment_id: UUID,
+    model_id: UUID,
+    spec: DeploymentSpec,
+    golden: StoredGoldens,
+    action: str,
 ) -> None:
     if spec.whole["revision"] is not None:
         require_fetched(tx, spec.model, spec.whole["revision"])
     store.insert_deployment(tx, deployment_id, model_id, spec.device, spec.whole)
-    told = {"model": spec.model, "device": spec.device, **spec.given}
+    told = {"model": spec.model, "device": spec.device, **spec.given, **_keep_golden(tx, deployment_id, spec, golden)}
     tell(tx, caller, deployment_id, "launched", **told)
     act(tx, caller, action, deployment_id, **told)
 
 
-def _change(tx: Transaction, caller: Caller, present: Deployment, spec: DeploymentSpec) -> str:
+def _keep_golden(tx: Transaction, deployment_id: UUID, spec: DeploymentSpec, golden: StoredGoldens) -> dict[str, int]:
+    """Give a deployment the golden prompts that its spec names. Answers what changed by it, for events."""
+    if spec.golden is None:
+        return {}
+    stored, blobs = golden
+    record_blobs(tx, DEFAULT_TENANT, blobs)
+    return {"goldens": len(stored)} if store.set_golden(tx, deployment_id, stored) else {}
+
+
+def _change(tx: Transaction, caller: Caller, present: Deployment, spec: DeploymentSpec, golden: StoredGoldens) -> str:
     """Make a deployment what is said. Answers changed or unchanged."""
     revision = spec.given.get("revision")
     if revision is not None and revision != present.revision:
@@ -159,11 +166,12 @@ def _change(tx: Transaction, caller: Caller, present: Deployment, spec: Deployme
         )
     before = store.read_columns(present)
     changed = {name: value for name, value in spec.given.items() if name != "revision" and before[name] != value}
-    act(tx, caller, "deployment.ensure", present.id, model=present.model, changed=changed)
-    if not changed:
+    told = changed | _keep_golden(tx, present.id, spec, golden)
+    act(tx, caller, "deployment.ensure", present.id, model=present.model, changed=told)
+    if not told:
         return "unchanged"
     store.change_deployment(tx, present.id, before | changed)
-    tell(tx, caller, present.id, "changed", **changed)
+    tell(tx, caller, present.id, "changed", **told)
     if changed.keys() & STARTED_WITH:
         store.resume_deployment(tx, present.id)
         swapping.order(tx, present.id, Wanted.DRAIN)

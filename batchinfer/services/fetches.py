@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from batchinfer.domain import model_facts
 from batchinfer.domain.model_files import Listing, ModelFile, choose_files, with_sha256
 from batchinfer.domain.registry import ModelSource, RevisionState, SourceKind
-from batchinfer.errors import BatchinferError, FetchFailed, Unavailable
+from batchinfer.errors import BadRequest, BatchinferError, Failure, FetchFailed, Unavailable
 from batchinfer.media.hubs import mismatch
 from batchinfer.media.model_folders import Incoming, check_folder, check_weights, find_place, hash_file
 from batchinfer.media.model_sources import FolderPlace, open_source, read_small
 from batchinfer.media.weight_headers import read_model_facts
-from batchinfer.services.registry import make_changed
+from batchinfer.services.registry import make_changed, note_failed, read_again
 from batchinfer.store import endings, fetches, queue, revisions
 
 if TYPE_CHECKING:
@@ -46,9 +46,15 @@ class Meter:
     """How far a fetch is, noted in the database now and then. Raises Stopped where nobody wants it any more."""
 
     def __init__(
-        self, ctx: Context, claim: Claim, insist: Callable[[Callable[[], bool]], bool], wanted: Callable[[], bool]
+        self,
+        ctx: Context,
+        claim: Claim,
+        insist: Callable[[Callable[[], bool]], bool],
+        wanted: Callable[[], bool],
+        verb: str = "arrive",
     ) -> None:
         self._ctx, self._claim, self._insist, self._wanted = ctx, claim, insist, wanted
+        self._verb = verb
         self._bytes, self._file = 0, ""
         self._history: list[tuple[float, int]] = []
         self._noted_s = float("-inf")
@@ -94,18 +100,21 @@ class Meter:
 
     def _save(self, progress: dict[str, Any], error: dict[str, Any] | None) -> bool:
         with self._ctx.db.transaction() as tx:
-            return fetches.save_progress(tx, self._claim, self._bytes, progress, error)
+            return fetches.save_progress(tx, self._claim, self._bytes, progress, error, verb=self._verb)
 
 
 def fetch_revision(
     ctx: Context, claim: Claim, insist: Callable[[Callable[[], bool]], bool], wanted: Callable[[], bool]
 ) -> bool:
-    """Bring the files of a revision. False: nobody wants them any more, or this process ends; what came is kept.
+    """Bring the files of a revision, or read again what is here. False: nobody wants them any more, or this process
+    ends; what came is kept.
 
     Raises Failure where they cannot be had, FetchFailed and Unavailable where that may pass.
     """
     with ctx.db.transaction() as tx:
         revision = revisions.get_revision(tx, claim.subject_id)
+    if revision is not None and revision.state in _HERE and revision.progress is not None:
+        return _check(ctx, claim, revision, Meter(ctx, claim, insist, wanted, "verify"), insist)
     if revision is None or revision.state != RevisionState.FETCHING:
         return insist(lambda: _finish(ctx, claim, None))
     meter = Meter(ctx, claim, insist, wanted)
@@ -121,6 +130,38 @@ def fetch_revision(
         except Stopped:
             return False
         raise
+
+
+#: States of a revision whose files are here.
+_HERE = (RevisionState.FETCHED, RevisionState.VERIFIED)
+
+
+def _check(
+    ctx: Context, claim: Claim, revision: Revision, meter: Meter, insist: Callable[[Callable[[], bool]], bool]
+) -> bool:
+    """Read the files of a revision again, and note what became of it. Raises Unavailable."""
+    fault: Failure | BadRequest | None = None
+    files: list[ModelFile] = []
+    try:
+        meter.begin(0)
+        files = read_again(ctx, revision, meter.add)
+    except Stopped:
+        return False
+    except (Failure, BadRequest) as found:
+        fault = found
+    return insist(lambda: _finish_check(ctx, claim, files, fault))
+
+
+def _finish_check(ctx: Context, claim: Claim, files: Sequence[ModelFile], fault: Failure | BadRequest | None) -> bool:
+    """Note whether the files are what they were and end the row. False where the fence refused."""
+    with ctx.db.transaction() as tx:
+        queue.lock(tx, [claim.id])
+        revision = revisions.get_revision(tx, claim.subject_id)
+        if revision is not None and fault is not None:
+            note_failed(tx, revision, fault, "cpu worker")
+        elif revision is not None and fetches.mark_checked(tx, claim, [file.as_json() for file in files]):
+            fetches.note(tx, revision, "checked", "cpu worker", bytes=sum(one.size_bytes for one in files))
+        return endings.finish(tx, lease_id=claim.lease_id, claim=claim)
 
 
 class Arrived:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchinfer.domain.launches import DEFAULT_SLOTS, DeviceFit, Holding, LaunchSpec, fit_device, make_plan
+from batchinfer.domain.launches import DeviceFit, Holding, LaunchSpec, fit_device, make_plan, read_sizes
 from batchinfer.domain.memory import count_free, find_dtype, hold_mib
 from batchinfer.domain.memory_facts import read_facts
 from batchinfer.errors import BatchinferError, Conflict
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 __all__ = [
-    "DEFAULT_SLOTS", "WEIGHTLESS", "FactsUnknown", "LaunchPlan", "LaunchSpec", "estimate_replica", "free_of_device",
-    "plan_launch", "plan_worker", "require_room",
+    "WEIGHTLESS", "FactsUnknown", "LaunchPlan", "LaunchSpec", "count_held", "estimate_replica", "free_of_device",
+    "make_launch_plan", "plan_launch", "plan_worker", "require_room",
 ]  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def plan_launch(ctx: Context, caller: Caller, model: str, spec: LaunchSpec, revi
     """
     caller.require("read")
     with ctx.db.transaction() as tx:
-        return _plan(tx, model, spec, revision, silent_s=ctx.settings.lease_ttl_s)
+        return make_launch_plan(tx, model, spec, revision, silent_s=ctx.settings.lease_ttl_s)
 
 
 def require_room(plan: LaunchPlan) -> None:
@@ -102,24 +102,11 @@ def estimate_replica(
     if files is None or facts is None:
         return None
     kind = device_kind or _find_kind(deployment.device, _list_kinds(tx))
-    spec = read_spec(deployment)
+    spec = read_sizes(deployment.device, vars(deployment))
     try:
         return make_plan(facts, spec, kind, _find_measured(tx, files, spec, kind))
     except BatchinferError:
         return None
-
-
-def read_spec(deployment: Deployment) -> LaunchSpec:
-    """A deployment's sizes as a launch names them."""
-    context = deployment.options.get("context_tokens")
-    return LaunchSpec(
-        deployment.device,
-        deployment.slots or DEFAULT_SLOTS,
-        deployment.dtype,
-        deployment.quantisation,
-        deployment.memory_mib,
-        context if isinstance(context, int) else None,
-    )
 
 
 def plan_worker(ctx: Context, model: Model, spec: LaunchSpec) -> MemoryPlan | None:
@@ -144,7 +131,10 @@ def free_of_device(tx: Transaction, host: str, device: str, *, silent_s: float) 
     return None
 
 
-def _plan(tx: Transaction, model: str, spec: LaunchSpec, revision: str | None, *, silent_s: float) -> LaunchPlan:
+def make_launch_plan(
+    tx: Transaction, model: str, spec: LaunchSpec, revision: str | None, *, silent_s: float
+) -> LaunchPlan:
+    """The same within a transaction, for whoever may launch. Raises as `plan_launch` does, less Forbidden."""
     files = memory.find_files(tx, model, revision)
     if files is None:
         raise make_unknown(model)
@@ -209,13 +199,14 @@ def _list_kinds(tx: Transaction) -> set[str]:
 def _hold(tx: Transaction, host: str, device: str) -> list[Holding]:
     """What a device keeps for the replicas on it. One that nobody planned or measured yet is planned here."""
     return [
-        Holding(held.worker, held.model, _count_held(tx, held), held.pinned)
+        Holding(held.worker, held.model, count_held(tx, held), held.pinned)
         for held in memory.list_held(tx)
         if (held.host, held.device) == (host, device)
     ]
 
 
-def _count_held(tx: Transaction, held: Held) -> int:
+def count_held(tx: Transaction, held: Held) -> int:
+    """What a device keeps for a replica, in MiB; 0 where nobody knows."""
     if held.planned_mib is not None:
         loaded = (held.plan or {}).get("loaded_mib")
         return hold_mib(held.planned_mib, loaded if isinstance(loaded, int) else None, held.memory_mib)

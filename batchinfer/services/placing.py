@@ -16,7 +16,7 @@ from batchinfer.domain.placing_facts import Machine, Placement, Room, Standing, 
 from batchinfer.domain.replicas import ReplicaState, Wanted
 from batchinfer.errors import Failure
 from batchinfer.services import swapping
-from batchinfer.services.memory import estimate_replica
+from batchinfer.services.memory import WEIGHTLESS, estimate_replica
 from batchinfer.store import deployments, events, hosts, placing
 from batchinfer.store.deployments import Deployment
 from batchinfer.store.events import Event
@@ -36,8 +36,6 @@ ENDED_GRACE_S = 5.0
 #: Pause before another try of a revision that failed while a swap was under way.
 HOLD_NEXT_S = 10.0
 _ACTOR = "placement"
-#: Engines that need no model folder; of the others, one that is not fetched yet is not placed.
-_WITHOUT_FILES = ("fake", "remote")
 
 
 class Estimated(Protocol):
@@ -74,9 +72,12 @@ class _Reconciling:
     def run(self) -> Placement:
         tx = self._tx
         self._end_lost()
-        for each in deployments.list_wanted(tx):
-            swapping.advance(tx, each)
-        wanted = [each for each in deployments.list_wanted(tx) if each.path or each.engine in _WITHOUT_FILES]
+        wanted = deployments.list_wanted(tx)
+        steps = [swapping.advance(tx, each) for each in wanted]
+        if any(steps):
+            wanted = deployments.list_wanted(tx)
+        # What is not fetched yet is not placed.
+        wanted = [each for each in wanted if each.path or each.engine in WEIGHTLESS]
         kept = placing.list_kept(tx)
         machines = self._list_machines()
         standing = [_read_standing(found) for found in kept]

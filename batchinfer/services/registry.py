@@ -7,6 +7,7 @@ fetches it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchinfer.domain import model_facts
@@ -20,6 +21,8 @@ from batchinfer.services.models import make_unknown
 from batchinfer.store import fetches, fleet, revisions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchinfer.domain.model_files import Listing
     from batchinfer.domain.registry import RegisterRequest
     from batchinfer.services.context import Caller, Context
@@ -108,6 +111,34 @@ def cancel_fetch(ctx: Context, caller: Caller, model: str, revision: str) -> Rev
         return _get(tx, found.model, found.revision)
 
 
+def verify(ctx: Context, caller: Caller, model: str, revision: str) -> Revision:
+    """Have a CPU worker read the files of a revision again. Twice, while that is under way, is as once.
+
+    They are what they were: `checked_at` says since when, and the state stays. They are not: the revision has failed.
+    The self-test, which needs an engine, is no part of it. Raises Forbidden, NotFound (codes model_not_found,
+    revision_not_found), Conflict (code revision_not_fetched).
+    """
+    caller.require("fetch")
+    with ctx.db.transaction() as tx:
+        found = _require_here(_get(tx, model, revision))
+        begun = fetches.begin_check(tx, found)
+        note(tx, caller, "model.verify", found.model, revision=found.revision)
+        shown = _get(tx, found.model, found.revision)
+    if begun:
+        ctx.announcer.announce_cpu([found.id])
+    return shown
+
+
+def _require_here(found: Revision) -> Revision:
+    """Go on only with a revision whose files are here. Raises Conflict (code revision_not_fetched)."""
+    if found.state not in (RevisionState.FETCHED, RevisionState.VERIFIED) or not found.path:
+        raise Conflict(
+            f"Revision {found.revision} of '{found.model}' is {found.state}: its files are not here. Fetch it first.",
+            code="revision_not_fetched",
+        )  # fmt: skip
+    return found
+
+
 def list_revisions(ctx: Context, caller: Caller, model: str) -> list[Revision]:
     """The revisions of a model, newest first. Raises NotFound (code model_not_found)."""
     caller.require("read")
@@ -149,27 +180,29 @@ def check_files(ctx: Context, caller: Caller, model: str, revision: str) -> Revi
     Where some have no SHA-256 yet, it is read now. Raises Conflict (code model_changed, revision_not_fetched),
     NotFound, Forbidden.
     """
-    from pathlib import Path
-
     caller.require("fetch")
-    found = get_revision(ctx, caller, model, revision)
-    if found.state not in (RevisionState.FETCHED, RevisionState.VERIFIED) or not found.path:
-        raise Conflict(
-            f"Revision {found.revision} of '{found.model}' is {found.state}: its files are not here. Fetch it first.",
-            code="revision_not_fetched",
-        )  # fmt: skip
-    folder = Path(found.path)
-    files = [ModelFile.of(file) for file in found.files]
+    found = _require_here(get_revision(ctx, caller, model, revision))
     try:
-        if not files:  # made known by `up`, which lists no files
-            files = list(look(ctx, ModelSource(SourceKind.FOLDER, found.path), anywhere=True).files)
-        files, change = model_folders.check_folder(folder, files)
-        if change is not None:
-            raise make_changed(change)
+        files = read_again(ctx, found)
     except (Failure, BadRequest) as fault:
-        _note_failed(ctx, caller, found, fault)
+        with ctx.db.transaction() as tx:
+            note_failed(tx, found, fault, caller.actor)
         raise Conflict(fault.message, code=fault.code) from None
     return _with_files(found, files)
+
+
+def read_again(ctx: Context, found: Revision, tell: Callable[[int], bool] = lambda _: True) -> list[ModelFile]:
+    """The files of a revision that is here, with the SHA-256 that was read; `tell` hears of each so many bytes.
+
+    Raises Failure (codes model_changed, weights_truncated), BadRequest, Unavailable.
+    """
+    files = [ModelFile.of(file) for file in found.files]
+    if not files:  # made known by `up`, which lists no files
+        files = list(look(ctx, ModelSource(SourceKind.FOLDER, found.path), anywhere=True).files)
+    files, change = model_folders.check_folder(Path(found.path), files, tell)
+    if change is not None:
+        raise make_changed(change)
+    return files
 
 
 def mark_verified(ctx: Context, caller: Caller, revision: Revision) -> Revision:
@@ -194,10 +227,10 @@ def _with_files(revision: Revision, files: list[ModelFile]) -> Revision:
     return replace(revision, files=[file.as_json() for file in files])
 
 
-def _note_failed(ctx: Context, caller: Caller, revision: Revision, fault: Failure | BadRequest) -> None:
-    with ctx.db.transaction() as tx:
-        if fetches.mark_failed(tx, revision.id, fault.as_dict()):
-            fetches.note(tx, revision, "failed", caller.actor, code=fault.code)
+def note_failed(tx: Transaction, revision: Revision, fault: Failure | BadRequest, actor: str) -> None:
+    """The files of a revision are not what they were."""
+    if fetches.mark_failed(tx, revision.id, fault.as_dict()):
+        fetches.note(tx, revision, "failed", actor, code=fault.code)
 
 
 def prune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.bulk_acts import REPEATABLE
 from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import TERMINAL, JobState
 from batchinfer.domain.quality import begin_again, needs_drawing
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from batchinfer.store.repeats import Held
     from batchinfer.store.session import Transaction
 
-#: How a job ended that can be done again: without a result.
-REPEATABLE = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED, JobState.QUARANTINED})
-
 
 def retry_job(ctx: Context, caller: Caller, job_id: UUID, idempotency: Idempotency | None = None) -> tuple[Job, bool]:
     """Do a job that ended without a result again, as a new job that names it. Answers that, and whether it is a replay.
@@ -48,25 +46,44 @@ def retry_job(ctx: Context, caller: Caller, job_id: UUID, idempotency: Idempoten
     try:
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, idempotency, "job", new)
-            _repeat(ctx, tx, caller, job_id, new)
+            tally = Tally()
+            repeat_held(ctx, tx, caller, hold_repeatable(tx, caller, job_id), new, tally)
+            tally.add(tx)
             job = require_job(jobs.find_job(tx, caller.tenant_id, new))
     except Replayed as replay:
         return find_own(ctx, caller, replay.found.resource_id), True
-    if job.state in TERMINAL:
-        ctx.bell.ring([new])
-    elif job.state is JobState.PREPARING:
-        ctx.announcer.announce_cpu([new])
-    else:
-        ctx.announcer.announce(job.model, job.job_class, [new])
+    announce_new(ctx, job)
     return job, False
 
 
-def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UUID) -> None:
+def announce_new(ctx: Context, job: Job) -> None:
+    """Say that a job was made, once its transaction has ended."""
+    if job.state in TERMINAL:
+        ctx.bell.ring([job.id])
+    elif job.state is JobState.PREPARING:
+        ctx.announcer.announce_cpu([job.id])
+    else:
+        ctx.announcer.announce(job.model, job.job_class, [job.id])
+
+
+def hold_repeatable(tx: Transaction, caller: Caller, job_id: UUID) -> Held:
+    """Lock a job that can be done again. Raises NotFound, Conflict (codes job_not_repeatable, job_retried)."""
     held = _hold(tx, caller, job_id)
     _check(held)
+    return held
+
+
+def repeat_held(
+    ctx: Context, tx: Transaction, caller: Caller, held: Held, new: UUID, tally: Tally, *, number: int = 1
+) -> None:
+    """Do a held job again as the job `new`, the `number`th that this transaction makes. The caller adds the tally.
+
+    Raises NotFound (the model has gone), Busy, TooLarge (a quota), Conflict (code job_files_gone), each before anything
+    of the new job is written.
+    """
     held = replace(held, prompt=begin_again(held.prompt))
     models.require_model(tx, held.model)
-    admit(ctx, tx, caller.tenant_id, 1)
+    admit(ctx, tx, caller.tenant_id, number)
     images = _keep_files(ctx, tx, caller, held)
     expires_at = read_now(tx) + held.lifetime if held.lifetime else None
     prompt = {name: value for name, value in held.prompt.items() if name != "channel"} | {"images": images}
@@ -74,7 +91,6 @@ def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UU
         new, caller.tenant_id, held.model, held.job_class, prompt, held.metadata, expires_at, key_id=caller.key_id,
         origin_id=held.id,
     )  # fmt: skip
-    tally = Tally()
     ended = store_jobs(tx, [job], tally)
     kind = INFER if all(image.get("normal") for image in images) else PREPARE
     suspected = suspect_again(ctx) if held.state is JobState.QUARANTINED else 0
@@ -83,7 +99,6 @@ def _repeat(ctx: Context, tx: Transaction, caller: Caller, job_id: UUID, new: UU
     repeats.mark_repeated(tx, held.id, new)
     record(tx, [Event(caller.tenant_id, "job", held.id, "retried", caller.actor, {"job": show_id(JOB, new)})])
     tally.count(caller.tenant_id, held.model, submitted=1)
-    tally.add(tx)
 
 
 def _hold(tx: Transaction, caller: Caller, job_id: UUID) -> Held:
@@ -147,12 +162,17 @@ def delete_job(ctx: Context, caller: Caller, job_id: UUID) -> None:
     """
     caller.require("cancel")
     with ctx.db.transaction() as tx:
-        held = _hold(tx, caller, job_id)
-        if held.state is None or held.awaited:
-            what = "is a line of a batch that has not ended" if held.awaited else "has not ended"
-            raise Conflict(
-                f"Job {show_id(JOB, job_id)} {what}. Cancel it, or wait for its end, and delete it then.",
-                code="job_not_ended",
-            )
-        repeats.forget_job(tx, caller.tenant_id, job_id, wait_s=ERASE_WAIT_S)
-        record(tx, [Event(caller.tenant_id, "job", job_id, "deleted", caller.actor)])
+        delete_in(tx, caller, job_id)
+
+
+def delete_in(tx: Transaction, caller: Caller, job_id: UUID) -> None:
+    """The same within a transaction. What it raises, it raises before anything is written."""
+    held = _hold(tx, caller, job_id)
+    if held.state is None or held.awaited:
+        what = "is a line of a batch that has not ended" if held.awaited else "has not ended"
+        raise Conflict(
+            f"Job {show_id(JOB, job_id)} {what}. Cancel it, or wait for its end, and delete it then.",
+            code="job_not_ended",
+        )
+    repeats.forget_job(tx, caller.tenant_id, job_id, wait_s=ERASE_WAIT_S)
+    record(tx, [Event(caller.tenant_id, "job", job_id, "deleted", caller.actor)])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.domain.ids import SCHEDULE, new_id, show_id
+from batchinfer.domain.ids import SCHEDULE, new_id, parse_id, show_id
 from batchinfer.domain.runs import RunState
 from batchinfer.domain.schedules import Schedule, ScheduleState, make_run_spec, merge_change, parse_schedule
 from batchinfer.domain.timing import Overlap, find_next, list_next
 from batchinfer.errors import Conflict, NotFound
 from batchinfer.services import firing, runs
+from batchinfer.services.audit import note
 from batchinfer.services.context import Page
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import firing as firing_store
@@ -88,15 +90,20 @@ def apply_schedule(ctx: Context, caller: Caller, body: object) -> tuple[Schedule
     return get_own(ctx, caller, schedule_id), done
 
 
-def change_schedule(ctx: Context, caller: Caller, schedule_id: UUID, body: object) -> Schedule:
+def change_schedule(
+    ctx: Context, caller: Caller, schedule_id: UUID, body: object, *, version: int | None = None
+) -> Schedule:
     """Another declaration: a field that is given replaces the former one, null takes it away. Runs keep theirs.
 
-    Raises NotFound, BadRequest, Conflict (code schedule_exists: the name).
+    Raises NotFound, BadRequest, Conflict (codes schedule_exists: the name; schedule_changed: it is no longer of the
+    `version` that the change was made for).
     """
     caller.require("submit")
     request = check_schedule(ctx, caller, merge_change(get_own(ctx, caller, schedule_id).declared, body))
     with ctx.db.transaction() as tx:
         held = _require(store.lock_schedule(tx, caller.tenant_id, schedule_id))
+        if version is not None and held.version != version:
+            raise _make_changed(held)
         if store.is_taken(tx, caller.tenant_id, request.name, but=schedule_id):
             raise _make_taken(request.name)
         _replace(tx, caller, held, request)
@@ -142,11 +149,28 @@ def get_schedule(ctx: Context, caller: Caller, schedule_id: UUID) -> Schedule:
     return get_own(ctx, caller, schedule_id)
 
 
-def list_schedules(ctx: Context, caller: Caller, *, after: UUID | None = None, limit: int = 20) -> Page[Schedule]:
-    """Schedules, newest first, beginning below the id `after`."""
+def find_schedule(ctx: Context, caller: Caller, named: str) -> Schedule:
+    """The schedule of this id, as people see it, or of this name. Raises NotFound."""
+    caller.require("read")
+    with suppress(NotFound):
+        return get_own(ctx, caller, parse_id(SCHEDULE, named))
+    with ctx.db.transaction() as tx:
+        return _require(store.find_named(tx, caller.tenant_id, named))
+
+
+def list_schedules(
+    ctx: Context,
+    caller: Caller,
+    *,
+    state: ScheduleState | None = None,
+    name: str | None = None,
+    after: UUID | None = None,
+    limit: int = 20,
+) -> Page[Schedule]:
+    """Schedules, newest first, beginning below the id `after`; those in a state, and with this in the name."""
     caller.require("read")
     with ctx.db.transaction() as tx:
-        found = store.list_schedules(tx, caller.tenant_id, after=after, limit=limit + 1)
+        found = store.list_schedules(tx, caller.tenant_id, state=state, name=name, after=after, limit=limit + 1)
     return Page.cut(found, limit, backwards=False)
 
 
@@ -248,6 +272,14 @@ def _make_taken(name: str) -> Conflict:
     )
 
 
+def _make_changed(schedule: Schedule) -> Conflict:
+    return Conflict(
+        f"{show_id(SCHEDULE, schedule.id)} was changed meanwhile and is of version {schedule.version} now. Read it "
+        "again, and change that.",
+        code="schedule_changed",
+    )
+
+
 def _make_busy(schedule: Schedule) -> Conflict:
     return Conflict(
         f"A run of {show_id(SCHEDULE, schedule.id)} is still at work, and its `timing.overlap` is skip. Wait for it, "
@@ -256,5 +288,13 @@ def _make_busy(schedule: Schedule) -> Conflict:
     )
 
 
+#: What the audit log calls that of which an event tells.
+_ACTIONS = {
+    "created": "create", "changed": "change", "paused": "pause", "resumed": "resume", "deleted": "delete", "run": "run"
+}  # fmt: skip
+
+
 def _note(tx: Transaction, caller: Caller, schedule_id: UUID, event: str, **data: Any) -> None:
+    """An event row for who follows the schedule, and a row of the audit log for who asks who did it."""
     record(tx, [Event(caller.tenant_id, "schedule", schedule_id, event, caller.actor, data)])
+    note(tx, caller, f"schedule.{_ACTIONS[event]}", show_id(SCHEDULE, schedule_id), **data)

@@ -54,6 +54,13 @@ def read_queue(ctx: Context, caller: Caller) -> QueueState:
         return QueueState(series.count_queue(tx, caller.tenant_id), _list_pauses(tx, caller))
 
 
+def list_pauses(ctx: Context, caller: Caller) -> list[ShownPause]:
+    """What is paused; an operator sees the pauses of every tenant."""
+    caller.require("read")
+    with ctx.db.transaction() as tx:
+        return _list_pauses(tx, caller)
+
+
 def pause(ctx: Context, caller: Caller, *, tenant: str | None = None, model: str | None = None) -> list[ShownPause]:
     """Let no claim begin anything of a scope from now on; what runs ends as it would. Answers all pauses.
 

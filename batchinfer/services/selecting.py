@@ -25,7 +25,7 @@ def _find(tx: Transaction, held: Held) -> Selection:
     parent = batches.load_batches(tx, [parent_id]).get(parent_id) if parent_id else None
     if retry is None or parent is None:
         return ALL if retry is None else Selection(beyond=None)
-    numbers = batch_items.list_ended(tx, parent.batch.id, retry["states"], retry["custom_ids"])
+    numbers = batch_items.list_ended(tx, parent.batch.id, retry["states"], retry["custom_ids"], retry.get("codes", ()))
     if not has_unread(parent, retry):
         return Selection(numbers, None)
     return Selection(numbers, jobs.find_last_line(tx, parent.batch.id), _find(tx, parent))
@@ -34,4 +34,5 @@ def _find(tx: Transaction, held: Held) -> Selection:
 def has_unread(parent: Held, retry: dict[str, Any]) -> bool:
     """Whether lines that the end of `parent` came before are among those of its retry: they have no names to pick."""
     cut = parent.lines_read < parent.batch.counts.total
-    return cut and JobState.CANCELLED.value in retry["states"] and not retry["custom_ids"]
+    named = retry["custom_ids"] or retry.get("codes")
+    return cut and JobState.CANCELLED.value in retry["states"] and not named

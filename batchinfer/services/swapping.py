@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from batchinfer.domain.goldens import Picture
 from batchinfer.domain.ids import DEFAULT_TENANT, DEPLOYMENT, show_id
 from batchinfer.domain.replicas import Wanted
 from batchinfer.domain.swaps import SwapRequest, SwapState, decide
-from batchinfer.errors import BadImage, Conflict, NotFound
-from batchinfer.media.sniff import HEAD_BYTES, PICTURES, sniff
+from batchinfer.errors import Conflict
 from batchinfer.services.deployments import Standing, act, lock, read_standing, require_fetched, require_wanted, tell
+from batchinfer.services.goldens import store_goldens
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import deployments as store
 from batchinfer.store import swapping
 from batchinfer.store.events import Event, record
-from batchinfer.store.files import Blob, record_blobs
+from batchinfer.store.files import record_blobs
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -46,14 +45,13 @@ def rollback(
     ctx: Context,
     caller: Caller,
     deployment_id: UUID,
-    *,
-    drain_first: bool = False,
+    request: SwapRequest = SwapRequest(""),  # noqa: B008 - it is frozen
     idempotency: Idempotency | None = None,
 ) -> tuple[Standing, bool]:
     """The same, back to the revision before the last swap. Raises as `begin_swap` does, and Conflict (code
     no_previous_revision)."""
     caller.require("launch")
-    return _begin(ctx, caller, deployment_id, SwapRequest("", drain_first=drain_first), idempotency, back=True)
+    return _begin(ctx, caller, deployment_id, request, idempotency, back=True)
 
 
 def _begin(
@@ -69,7 +67,7 @@ def _begin(
         found = find_replay(tx, caller, idempotency)
     if found is not None:
         return read_standing(ctx, found.resource_id), True
-    golden, blobs = _store_pictures(ctx, caller, request)
+    golden, blobs = store_goldens(ctx, caller, request.golden)
     try:
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, idempotency, "deployment", deployment_id)
@@ -81,47 +79,16 @@ def _begin(
             swap = {
                 "state": SwapState.LOADING, "from": held.revision, "to": revision, "by": caller.name,
                 "drain_first": request.drain_first, "rollback": back, "goldens": len(golden), "golden": golden,
+                "within_s": request.within_s,
             }  # fmt: skip
             swapping.begin(tx, deployment_id, revision, swap)
-            told = {name: swap[name] for name in ("from", "to", "drain_first", "goldens")}
+            told = {name: swap[name] for name in ("from", "to", "drain_first", "goldens", "within_s")}
             tell(tx, caller, deployment_id, "rollback_started" if back else "swap_started", **told)
             verb = "deployment.rollback" if back else "deployment.swap"
             act(tx, caller, verb, deployment_id, model=held.model, **told)
     except Replayed as replay:
         return read_standing(ctx, replay.found.resource_id), True
     return read_standing(ctx, deployment_id), False
-
-
-def _store_pictures(ctx: Context, caller: Caller, request: SwapRequest) -> tuple[list[dict[str, Any]], list[Blob]]:
-    """Golden prompts as they are stored, and their pictures in the blob store, where any host finds them."""
-    blobs: dict[str, Blob] = {}
-    stored = []
-    for golden in request.golden:
-        names = [_store_picture(ctx, caller, picture, blobs) for picture in golden.pictures]
-        stored.append({**golden.as_stored(), "pictures": names})
-    return stored, list(blobs.values())
-
-
-def _store_picture(ctx: Context, caller: Caller, picture: Picture, blobs: dict[str, Blob]) -> str:
-    data = picture.data
-    if picture.sha256 is not None:
-        if not ctx.blobs.exists(caller.tenant_id, picture.sha256):
-            raise NotFound(
-                f"`{picture.param}` names no picture that is kept. Send the picture itself, as a data URL.",
-                code="picture_not_kept",
-                param=picture.param,
-            )
-        data = ctx.blobs.read(caller.tenant_id, picture.sha256)
-    kind = sniff(data[:HEAD_BYTES])
-    if kind not in PICTURES:
-        raise BadImage(
-            f"`{picture.param}` is not a picture that is read. Send a JPEG, PNG or WebP.",
-            code="unsupported_image_media_type",
-            param=picture.param,
-        )
-    sha256 = ctx.blobs.put(DEFAULT_TENANT, data)
-    blobs[sha256] = Blob(sha256, len(data), kind)
-    return sha256
 
 
 def _require_free(held: Deployment) -> None:
@@ -170,7 +137,7 @@ def advance(tx: Transaction, deployment: Deployment, _replicas: object = ()) -> 
     swap = held.swap or {}
     step = decide(
         SwapState(swap.get("state", SwapState.LOADING)), held.replicas, swapping.list_next(tx, held),
-        rollback=bool(swap.get("rollback")),
+        rollback=bool(swap.get("rollback")), overdue_s=swapping.find_overdue(tx, held),
     )  # fmt: skip
     if step.to is None:
         return None

@@ -19,7 +19,7 @@ from batchinfer.services import (
     webhooks,
     work,
 )
-from batchinfer.store import endings, idempotency, partitions, ticks
+from batchinfer.store import endings, gauges, idempotency, partitions, rollup, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Context
 
 #: Names under which the last time is kept.
-TICK, MINUTELY, HOURLY = "tick", "minutely", "hourly"
+TICK, MINUTELY, HOURLY, GAUGED = "tick", "minutely", "hourly", "gauged"
 _MINUTELY_S, _HOURLY_S = 60.0, 3600.0
 _EXPIRE_ROWS = 1000
 _EXPIRED = Failure("Its time passed before it ended. Give a longer expires_in, or none.", code="expired").as_dict()
@@ -56,6 +56,7 @@ def tick(ctx: Context) -> Tick:
     _try(lambda: batches.finish_batches(ctx), "finish batches")
     _try(lambda: firing.fire_schedules(ctx), "fire schedules")
     _try(lambda: int(bool(placing.reconcile(ctx))), "place what is wanted")
+    _try(lambda: int(note_gauges(ctx)), "note how the queue and the devices stand")
     made = forgotten = dropped = removed = mismatches = 0
     with ctx.db.transaction() as tx:
         minutely, hourly = ticks.take_turn(tx, MINUTELY, _MINUTELY_S), ticks.take_turn(tx, HOURLY, _HOURLY_S)
@@ -68,6 +69,7 @@ def tick(ctx: Context) -> Tick:
         _try(lambda: len(checking.warn_of_old_snapshots(ctx)), "look for old snapshots")
         removed = _try(lambda: sweeping.erase_blobs(ctx), "erase what was deleted")
         _try(lambda: webhooks.keep_settings(ctx), "tell the webhook endpoints of the settings")
+        _try(lambda: roll_up(ctx), "add the minutes up")
     if hourly:
         mismatches = _try(lambda: len(checking.check_counters(ctx)), "check the counters")
         _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")
@@ -86,6 +88,24 @@ def _try(part: Callable[[], int], what: str) -> int:
     except Exception:
         _log.exception("upkeep could not do a part of its work", part=what)
         return 0
+
+
+def note_gauges(ctx: Context) -> bool:
+    """Write down how the queue and the devices stand, once in each minute. False where that was done."""
+    with ctx.db.transaction() as tx:
+        since, until = ticks.take_window(tx, GAUGED, most_s=60.0)
+        if since < until:
+            gauges.note_gauges(tx, until, silent_s=ctx.settings.lease_ttl_s)
+    return since < until
+
+
+def roll_up(ctx: Context) -> int:
+    """Put the rows of minutes that are over together, and make hours of them. Answers how many minutes changed."""
+    with ctx.db.transaction() as tx:
+        merged = rollup.merge_minutes(tx)
+    with ctx.db.transaction() as tx:
+        rollup.make_hours(tx)
+    return merged
 
 
 def expire(ctx: Context) -> int:

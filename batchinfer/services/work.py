@@ -20,6 +20,7 @@ from batchinfer.services.losses import make_loss_rule
 from batchinfer.services.rendering import PagePicture, finish_render, save_pages
 from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns, webhooks
 from batchinfer.store.claims import (
+    ACT,
     CLOSE,
     DELIVER,
     EXPORT,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 __all__ = [
-    "CLOSE", "DELIVER", "EXPORT", "FETCH", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim",
+    "ACT", "CLOSE", "DELIVER", "EXPORT", "FETCH", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim",
     "Ending", "Group", "Outcome",
     "PagePicture", "Work", "beat", "cancel_claims", "claim", "complete_group", "end_lease", "fail", "finish_render",
     "load_claims", "make_turns", "mark_prepared", "open_lease", "reap", "record_replica", "release", "save_pages",
@@ -202,7 +203,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         )
         yielded = _count_yields(tx, claims)
         # What these are about is looked at when they are done; where it is gone, nothing is left to do.
-        plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL, FETCH)}
+        plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL, FETCH, ACT)}
         known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys() | plain
         missing = [claim for claim in claims if claim.subject_id not in known]
         tally = Tally()
@@ -390,6 +391,8 @@ def record_replica(
     error: dict[str, Any] | None = None,
     memory_mib: int | None = None,
     verdict: dict[str, Any] | None = None,
+    phases: dict[str, float] | None = None,
+    versions: dict[str, str] | None = None,
 ) -> UUID:
     """Write where a replica is: loading, verifying, ready, draining, stopped or failed. None makes a new one.
 
@@ -409,4 +412,6 @@ def record_replica(
             error=error,
             memory_mib=memory_mib,
             verdict=verdict,
+            phases=phases,
+            versions=versions,
         )

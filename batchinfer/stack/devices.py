@@ -11,8 +11,6 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
-from batchinfer.store.hosts import Device
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -14,6 +14,7 @@ from batchinfer.stack.children import start_child
 from batchinfer.stack.keeper_link import Ending, KeeperLink
 from batchinfer.stack.programs import make_model_program
 from batchinfer.stack.supervisor import Place
+from batchinfer.stack.warmer import Warmer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ class Keeper:
         self, ctx: Context, supervisor: Supervisor, devices: Sequence[Device], say: Callable[[str], None]
     ) -> None:
         self.link = KeeperLink(ctx, devices, say)
+        self._warmer = Warmer(ctx, self.link.host, self.link.keeper_id)
         self._ctx, self._supervisor, self._say = ctx, supervisor, say
         self._held: dict[str, _Held] = {}
         #: A row is started once; what follows its end is a new row.
@@ -59,6 +61,7 @@ class Keeper:
         """Take the host and begin. Raises Unavailable."""
         self.link.open()
         self.link.start()
+        self._warmer.start()
 
     def step(self) -> None:
         """Do what the rows say, if they were read anew. Raises StartError where another keeper has this host."""
@@ -80,6 +83,7 @@ class Keeper:
 
     def close(self) -> None:
         """Take nothing more on; the processes are the supervisor's to end."""
+        self._warmer.close()
         self.link.close()
 
     def _follow(self, rows: list[Assignment]) -> None:

@@ -127,6 +127,12 @@ class Cluster:
         command += ["--device", "cpu", "--engine", "fake", "--slots", str(slots), "--engine-options", options]
         return self._want(name, "model", command, prefix=prefix, **changes)
 
+    def start_host(self, name: str, **changes: Any) -> Member:
+        """A keeper of its own home, with one CPU worker, which starts what rows assign to the host of that name."""
+        home = self.folder / f"{name}-home"
+        command = ["-m", "batchinfer.cli", "host", "--home", str(home), "--name", name, "--cpu-workers", "1"]
+        return self._want(name, "host", command, **changes)
+
     def _want(
         self,
         name: str,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchinfer.client import Client
 from batchinfer.demo.ledger import count, has_ended
 from batchinfer.domain.jobs import TERMINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bench.chaos.cluster import Cluster
     from bench.chaos.load import Load
@@ -39,6 +39,8 @@ _NEVER = {
             SELECT 1 FROM (SELECT id, metadata FROM jobs WHERE document_id IS NULL
                            UNION ALL SELECT id, metadata FROM documents) AS made
             WHERE metadata ? 'key' GROUP BY metadata ->> 'key' HAVING count(*) > 1) AS twice""",
+    "results that name another revision than that of the replica that answered": """
+        SELECT count(*) FROM results r JOIN replicas p ON p.lease_id = r.lease_id WHERE p.revision <> r.revision""",
     "pages of a document that are there twice or lack": """
         SELECT count(*) FROM documents d WHERE d.pages IS NOT NULL AND d.error IS NULL
           AND d.pages <> (SELECT count(DISTINCT page) FROM jobs j WHERE j.document_id = d.id)""",
@@ -92,24 +94,26 @@ def check(cluster: Cluster, loads: Sequence[Load]) -> Verdict:
     for name in ("lost", "twice", "unsound"):
         if found := getattr(told, name):
             verdict.problems.append(f"{name}: {len(found)} ({', '.join(found[:3])})")
-    verdict.problems += [f"{text}: {n}" for text, sql in _NEVER.items() if (n := cluster.count(sql))]
-    verdict.problems += _compare_counters(cluster)
+    verdict.problems += check_rows(cluster.sql)
     verdict.problems += [wrong for load in loads for wrong in sorted(set(load.tally.wrong))]
     return verdict
+
+
+def check_rows(sql: Callable[[str], list[tuple[Any, ...]]]) -> list[str]:
+    """What is wrong with the rows, as `sql` answers it; nothing where they are clean."""
+    problems = [f"{text}: {n}" for text, statement in _NEVER.items() if (n := sql(statement)[0][0])]
+    counted, lying = sql(_COUNTERS)[0], sql(_ROWS)[0]
+    problems += [
+        f"{name}: the counters say {a} and the rows {b}"
+        for name, a, b in zip(_NAMES, counted, lying, strict=True)
+        if a != b
+    ]
+    return problems
 
 
 def _with_cancelled_sound(jobs: list[dict[str, object]]) -> list[dict[str, object]]:
     """A cancelled job needs no error to be sound."""
     return [job | {"error": {}} if job["status"] == "cancelled" and job["error"] is None else job for job in jobs]
-
-
-def _compare_counters(cluster: Cluster) -> list[str]:
-    counted, lying = cluster.sql(_COUNTERS)[0], cluster.sql(_ROWS)[0]
-    return [
-        f"{name}: the counters say {a} and the rows {b}"
-        for name, a, b in zip(_NAMES, counted, lying, strict=True)
-        if a != b
-    ]
 
 
 def list_states(cluster: Cluster, ids: Sequence[str]) -> Counter[str]:

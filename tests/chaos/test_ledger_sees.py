@@ -42,6 +42,11 @@ DAMAGES = {
         "UPDATE minutes SET completion_tokens = completion_tokens - 1 WHERE ctid = (SELECT max(ctid) FROM minutes)",
         "completion_tokens: the counters say",
     ),
+    "a result names what did not answer": (
+        "UPDATE results SET revision = 'another' WHERE job_id = (SELECT min(job_id::text)::uuid FROM results)",
+        "UPDATE results SET revision = 'r1' WHERE revision = 'another'",
+        "results that name another revision",
+    ),
     "a try succeeded twice": (
         """INSERT INTO attempts (job_id, number, tenant_id, outcome, kind)
             SELECT job_id, 99, tenant_id, 'succeeded', 'infer' FROM attempts LIMIT 1""",

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from workers.engine import tickets
 from workers.engine.fake import CRASH_EXIT_CODE, FakeEngine
+from workers.engine.loader import open_engine
+from workers.engine.phases import Phases
 from workers.engine.protocol import Refused, Request
 
 PATIENCE_S = 60.0
@@ -146,3 +149,12 @@ workers.engine.loader.open_engine("fake", Path("none")).close()
 sys.exit(bool({"torch", "transformers", "PIL", "numpy"} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S).returncode == 0
+
+
+def test_a_load_takes_its_time_in_each_phase() -> None:
+    phases = Phases()
+    engine = open_engine("fake", Path("m"), phases=phases, read_s=0.03, copy_s=0.02, warm_up_s=0.01)
+    engine.close()
+    assert [phases.seconds[name] >= least for name, least in (("read", 0.03), ("copy", 0.02), ("warm_up", 0.01))] == [
+        True
+    ] * 3

@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,16 @@ def draw_requests(name: str, count: int, seed: int = 3) -> list[Request]:
     return requests
 
 
+@lru_cache(maxsize=2)
+def refer(name: str, count: int) -> tuple[list[Request], list[list[int]]]:
+    """Requests and what `generate` answers to each alone: the same whatever is switched on."""
+    loaded, requests = families.load_family(name), draw_requests(name, count)
+    return requests, [families.generate(loaded, request) for request in requests]
+
+
 def check_exact(name: str, features: Features, count: int = 12) -> TransformersEngine:
     loaded = families.load_family(name)
-    requests = draw_requests(name, count)
-    expected = [families.generate(loaded, request) for request in requests]
+    requests, expected = refer(name, count)
     engine = TransformersEngine(loaded, classes=CLASSES, features=features)
     done = [handle.result(PATIENCE_S) for handle in [engine.submit(request) for request in requests]]
     engine.close()

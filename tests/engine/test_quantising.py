@@ -94,6 +94,7 @@ def test_a_checkpoint_of_an_unknown_method_is_refused() -> None:
     assert refuse("none", checkpoint={"quant_method": "abacus"}).code == "quantisation_unusable"
 
 
+@pytest.mark.long
 def test_a_half_precision_loads_and_answers(tmp_path: Path) -> None:
     from workers.engine.verify import verify_model
 
@@ -103,7 +104,7 @@ def test_a_half_precision_loads_and_answers(tmp_path: Path) -> None:
     assert (verdict.engine, verdict.dtype, verdict.quantisation) == ("transformers", "bfloat16", "none")
 
 
-#: Loads docreader as int8, writes it as a checkpoint of its own, loads that, and prints both verdicts. In a process of
+#: Loads a model as int8, writes it as a checkpoint of its own, loads that, and prints both verdicts. In a process of
 #: its own, as what torchao logs and warns of when it is imported is its own business.
 ROUND = """
 import json, shutil, sys
@@ -127,8 +128,12 @@ print(json.dumps({"verdicts": [first.as_json(), second.as_json()], "kinds": sort
 
 
 @needs_torchao
-def test_int8_is_exact_against_its_own_generate_and_as_a_checkpoint(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ROUND, str(DOCREADER), str(tmp_path)]
+@pytest.mark.parametrize("bundled", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_int8_is_exact_against_its_own_generate_and_as_a_checkpoint(
+    tmp_path: Path, qwen3_vl_folder: Path, bundled: bool
+) -> None:
+    """A tiny model, and the bundled one."""
+    command = [sys.executable, "-c", ROUND, str(DOCREADER if bundled else qwen3_vl_folder), str(tmp_path)]
     made = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout.splitlines()[-1])

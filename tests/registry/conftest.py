@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from sqlalchemy import text
 
 from batchinfer.domain.registry import RegisterRequest, parse_register
 from batchinfer.domain.retries import classify_error
@@ -247,6 +248,11 @@ class Desk:
         self.begin(revision)
         assert self.step() is True, self.read(revision).error
         return self.read(revision)
+
+    def make_due(self) -> None:
+        """What waits for another try may be claimed at once."""
+        with self.ctx.db.transaction() as tx:
+            tx.execute(text("UPDATE queue SET available_at = now()"))
 
     def lose(self) -> None:
         """The worker is lost."""

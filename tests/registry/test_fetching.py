@@ -95,10 +95,7 @@ def test_a_lost_workers_bytes_are_gone_on_with(desk: Desk, hub: FakeHub) -> None
     assert 0 < there < len(hub.files[part.name.removesuffix(".part")])
     assert desk.read(made).state == "fetching"
     desk.lose()
-    with desk.ctx.db.transaction() as tx:
-        from sqlalchemy import text
-
-        tx.execute(text("UPDATE queue SET available_at = now()"))
+    desk.make_due()
     hub.asked.clear()
     assert desk.step() is True
     weights = [one for one in hub.asked if "safetensors" in one.path]

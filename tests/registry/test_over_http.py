@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 from batchinfer.cli.models import models as cli
 from batchinfer.cli.registry import describe_progress, read_source
+from batchinfer.client.transport import Transport
 from batchinfer.services import audit
 from batchinfer.services.keys import create_key, ensure_default_tenant
 from batchinfer.web import create_app
@@ -65,10 +67,48 @@ def test_a_model_is_registered_fetched_and_pruned(open_http: Any, desk: Desk) ->
     assert acts[:5] == ["model.prune", "model.fetch", "model.cancel_fetch", "model.fetch", "model.register"]
 
 
+def test_what_is_here_is_read_again_by_a_cpu_worker(open_http: Any, desk: Desk) -> None:
+    http = open_http("fetch", "read")
+    made = desk.register("acme/reader")
+    refused = http.post(f"{ONE}/verify")
+    assert (refused.status_code, refused.json["error"]["code"]) == (409, "revision_not_fetched")
+    fetched = desk.fetch(made)
+    begun = http.post(f"{ONE}/verify").json
+    assert (begun["status"], begun["progress"]["total_bytes"]) == ("fetched", fetched.size_bytes)
+    assert http.post(f"{ONE}/verify").json["progress"] is not None, "twice is as once"
+    assert http.post(f"{ONE}/cancel").json["progress"] is None
+    assert desk.claim() is None
+    http.post(f"{ONE}/verify")
+    assert desk.step(lambda: False) is False, "told to end, the worker gives it back"
+    desk.lose()
+    desk.make_due()
+    assert desk.step() is True
+    done = http.get(ONE).json
+    assert (done["status"], done["progress"], done["error"], done["verified_at"]) == ("fetched", None, None, None)
+    assert done["checked_at"] is not None
+    assert desk.claim() is None
+    acts = [stored.act.action for stored in audit.list_acts(desk.ctx, desk.caller).data]
+    assert acts.count("model.verify") == 3
+
+
+def test_a_shard_that_is_short_by_one_byte_is_found_so(open_http: Any, desk: Desk) -> None:
+    http = open_http("fetch", "read")
+    found = desk.fetch(desk.register("acme/reader"))
+    shard = next(Path(found.path).glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    http.post(f"{ONE}/verify")
+    assert desk.step() is True, "the check was made"
+    failed = http.get(ONE).json
+    assert (failed["status"], failed["progress"], failed["error"]["code"]) == ("failed", None, "model_changed")
+    assert shard.name in failed["error"]["message"]
+    assert http.post(f"{ONE}/verify").status_code == 409
+
+
 def test_to_fetch_and_to_launch_are_separate_scopes(open_http: Any, desk: Desk) -> None:
     desk.register("acme/reader")
     http = open_http("launch", "read", "submit")
-    for path, body in (("/v1/models", BODY), ("/v1/models/prune", {}), (f"{ONE}/fetch", None), (f"{ONE}/cancel", None)):
+    for path, body in (("/v1/models", BODY), ("/v1/models/prune", {}), (f"{ONE}/fetch", None), (f"{ONE}/cancel", None),
+                       (f"{ONE}/verify", None)):  # fmt: skip
         answer = http.post(path, json=body) if body is not None else http.post(path)
         assert (answer.status_code, answer.json["error"]["code"]) == (403, "insufficient_scope"), path
     assert http.get(ONE).json["source"] == {"kind": "huggingface"}
@@ -104,7 +144,7 @@ def test_what_is_not_there_is_404(open_http: Any, desk: Desk) -> None:
     http = open_http("fetch", "read")
     assert http.get("/v1/models/nobody/revisions").json["error"]["code"] == "model_not_found"
     desk.register()
-    for method, path in (("GET", ""), ("POST", "/fetch"), ("POST", "/cancel")):
+    for method, path in (("GET", ""), ("POST", "/fetch"), ("POST", "/verify"), ("POST", "/cancel")):
         answer = http.open(f"/v1/models/reader/revisions/ffffffff{path}", method=method)
         assert (answer.status_code, answer.json["error"]["code"]) == (404, "revision_not_found")
     pruned = http.post("/v1/models/prune", json={"model": "nobody"})
@@ -141,6 +181,29 @@ def test_the_command_line_does_the_same(run: Any, desk: Desk) -> None:
     gone = run("prune", "reader", COMMIT, "--yes", "--json")
     assert json.loads(gone.stdout)["kept"] is None
     assert desk.read(desk.register()).state == "registered"
+
+
+def test_the_command_line_has_files_read_remotely(run: Any, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over HTTP in this process: what the client asks for is answered by the service's routes and a worker's step."""
+    made = desk.fetch(desk.register())
+    app = create_app(context=desk.ctx)
+    key = create_key(desk.ctx, "x", ["fetch", "read"])[1]
+
+    def ask(_self: Any, method: str, path: str, **_: Any) -> Any:
+        answer = app.test_client().open(path, method=method, headers={"Authorization": f"Bearer {key}"})
+        if path.endswith("/verify"):
+            desk.step()
+        return answer.json
+
+    monkeypatch.setattr(Transport, "ask", ask)
+    service = ("--url", "http://127.0.0.1:9", "--remote")
+    monkeypatch.setenv("BATCHINFER_API_KEY", key)
+    done = run("verify", "reader", *service)
+    assert (done.exit_code, "files of reader" in done.output) == (0, True), done.output
+    shard = next(Path(made.path).glob("*.safetensors"))
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    failed = run("verify", "reader", "--revision", COMMIT[:8], *service)
+    assert (failed.exit_code, "has changed" in failed.output) == (1, True), failed.output
 
 
 def test_a_fetch_that_fails_ends_with_1_and_says_why(run: Any, desk: Desk, hub: FakeHub) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from batchinfer import __version__
 from bench.openai_server import FakeServer, Fault
 from tests.remote.conftest import PATIENCE_S, ask, wait_until
 from workers.engine.protocol import Image, Sampling
 from workers.engine.remote import RemoteEngine
+from workers.phases import find_versions
 
 Open = Callable[..., RemoteEngine]
 
@@ -65,6 +67,17 @@ def test_sampling_and_format_go_out(server: FakeServer, open_engine: Open) -> No
     assert body["response_format"]["json_schema"] == {"name": "page", "schema": schema, "strict": True}
     assert body["chat_template_kwargs"] == {"x": 1}
     assert "min_p" not in body
+
+
+def test_the_server_says_its_version_where_it_says_one(server: FakeServer, open_engine: Open) -> None:
+    assert open_engine(server).upstream_version == "0.32.0"
+    assert find_versions(open_engine(server)) == {"batchinfer": __version__, "engine": "remote", "upstream": "0.32.0"}
+    assert open_engine(server, dialect="openai").upstream_version is None
+    for no_version in (None, {}, "1\n2", "x" * 65):
+        server.version = no_version
+        engine = open_engine(server)
+        assert engine.upstream_version is None
+        assert "upstream" not in find_versions(engine)
 
 
 def test_no_more_at_the_server_than_may_be(server: FakeServer, open_engine: Open) -> None:

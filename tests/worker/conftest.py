@@ -22,7 +22,11 @@ from batchinfer.domain.prompts import Limits, parse_job
 from batchinfer.services import jobs, models
 from batchinfer.services.context import Caller, Context, open_context
 from batchinfer.services.crumbs import Crumbs
+from batchinfer.stack.processes import Processes
+from batchinfer.stack.signals import Signals
+from batchinfer.store.hosts import Device
 from bench.chaos.proxy import Proxy
+from tests.worker.houses import Hold, House, Rows
 from workers.answering import Answering
 from workers.committer import Committer
 from workers.crew import Crew
@@ -43,11 +47,11 @@ PATIENCE_S = 120.0
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """The first true value of `condition`; a failure that says `what` after a generous time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while (waited_s := time.monotonic() - began) < timeout_s:
         if value := condition():
             return value
-        time.sleep(0.03)
+        time.sleep(min(0.03 + waited_s / 20, 0.15))  # what takes long is looked at seldom: a look is a transaction
     pytest.fail(f"not within {timeout_s} s: {what}")
 
 
@@ -100,12 +104,19 @@ class Jobs:
     def wait(self, *job_ids: UUID, timeout_s: float = PATIENCE_S) -> list[Job]:
         """The jobs, once all have ended."""
 
-        def look() -> list[Job] | None:
-            found = [self.get(job_id) for job_id in job_ids]
-            return found if all(job.state in TERMINAL for job in found) else None
+        ended: dict[UUID, Job] = {}
 
-        found: list[Job] = wait_until(look, f"{len(job_ids)} jobs end", timeout_s)
-        return found
+        def look() -> bool:
+            for job_id in job_ids:  # none is asked again that has ended, nor any behind one that has not
+                if job_id not in ended:
+                    job = self.get(job_id)
+                    if job.state not in TERMINAL:
+                        return False
+                    ended[job_id] = job
+            return True
+
+        wait_until(look, f"{len(job_ids)} jobs end", timeout_s)
+        return [ended[job_id] for job_id in job_ids]
 
     def wait_running(self, *job_ids: UUID) -> None:
         wait_until(
@@ -280,3 +291,38 @@ def sql(settings: Settings) -> Callable[..., None]:
             connection.execute(statement.encode(), values)
 
     return run
+
+
+@pytest.fixture
+def rows(context: Context) -> Rows:
+    return Rows(context)
+
+
+@pytest.fixture
+def hold(rows: Rows) -> Iterator[Hold]:
+    """Keep replicas in a state."""
+    held = Hold(rows)
+    yield held
+    held.release()
+
+
+@pytest.fixture
+def open_house(settings: Settings) -> Iterator[Callable[..., House]]:
+    """Keepers of hosts by name; what they hold is ended with the test."""
+    opened = []
+    with Signals() as signals:
+
+        def make(host: str = "one", **changes: Any) -> House:
+            ctx = open_context(settings.model_copy(update={"host_name": host, **changes}), name=host, pool_size=3)
+            said: list[str] = []
+            processes = Processes(ctx, [Device("cpu", "cpu")], lambda _pids: None, said.append)
+            house = House(processes, signals, said)
+            opened.append((house, ctx))
+            processes.keeper.open()
+            return house
+
+        yield make
+        for house, ctx in opened:
+            house.processes.keeper.close()
+            house.processes.supervisor.stop(["model"], 0.0, hurry=lambda: True)
+            ctx.close()

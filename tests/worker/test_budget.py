@@ -99,6 +99,7 @@ def test_a_larger_model_takes_what_was_planned(work, launcher, until, tmp_path_f
     hold_against_a_process(work, launcher, until, "large", dtype=dtype)
 
 
+@pytest.mark.long
 def test_two_models_on_one_device_answer_at_once(work, launcher, until) -> None:
     names = ("docreader", "second")
     for name in names:

@@ -32,13 +32,36 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The verb in a process of its own, beside no database."""
+def run(tmp_path: Path, *arguments: str, module: str = "batchinfer.cli") -> subprocess.CompletedProcess[str]:
+    """The verb in a process of its own, beside no database; or the module that it starts."""
     environment = {**os.environ, "BATCHINFER_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "batchinfer.cli", "models", *arguments]
+    command = [sys.executable, "-m", module, *(["models"] if module == "batchinfer.cli" else []), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
+def test_two_models_are_shown_side_by_side(golden: Path, tmp_path: Path) -> None:
+    """With an engine that answers by rule; the test below has the verb and the weights."""
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "config.json").write_text("{}")
+    words = (str(DOCREADER), f"{beside}:bfloat16", "--golden", str(golden), "--engine", "fake", "--device", "cpu")
+    done = run(tmp_path, *words, module="workers.compare")
+    assert done.returncode == 0, done.stderr
+    *table, data = done.stdout.splitlines()
+    found = json.loads(data)
+    assert found["prompts"] == len(found["a"]["answers"]) == 4
+    assert [found[one]["label"] for one in "ab"] == ["docreader", "beside:bfloat16"]
+    assert [found[one]["dtype"] for one in "ab"] == ["auto", "bfloat16"]
+    for one in (found["a"], found["b"]):
+        assert (one["engine"], one["accuracy"], one["pages"]) == ("fake", 0.0, 4)
+        assert 'not "never"' in one["faults"][3]
+        assert min(one["tokens_per_s"], one["pages_per_s"], one["resident_mib"]) > 0
+    assert found["agreement"] == 1 - len(found["differ"]) / 4
+    assert any("right answers" in line and "%" in line for line in table)
+    assert table[-1] == f"{found['agreement']:.1%} of 4 answers are the same in both."
+
+
+@pytest.mark.long
 def test_two_forms_of_a_model_are_shown_side_by_side(golden: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "compare", "docreader", "docreader:bfloat16", "--golden", str(golden), "--threads", "1")
     assert done.returncode == 0, done.stderr
@@ -59,7 +82,7 @@ def test_two_forms_of_a_model_are_shown_side_by_side(golden: Path, tmp_path: Pat
 
 
 def test_a_model_that_cannot_be_loaded_is_named(golden: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, "compare", "docreader", "docreader:float32:int4", "--golden", str(golden), "--device", "cpu")
+    done = run(tmp_path, "compare", "docreader:float32:int4", "docreader", "--golden", str(golden), "--device", "cpu")
     assert (done.returncode, done.stdout) == (1, "")
     assert "docreader:float32:int4: int4 needs an NVIDIA GPU" in done.stderr
     assert "Traceback" not in done.stderr

@@ -121,7 +121,7 @@ def test_a_cancel_that_nobody_asked_for_only_costs_time(make_rig, work, until) -
 
 def test_an_expired_job_stops_and_is_never_stored(make_rig, work, until) -> None:
     rig = start(make_rig(steps_per_s=50))
-    job_id = work.submit(LONG, expires_in=4)
+    job_id = work.submit(LONG, expires_in=8)
     work.wait_running(job_id)
     until(lambda: rig.station.count_inside() == 0, "the engine stops at the deadline")
     until(lambda: upkeep.tick(work.ctx).expired, "upkeep ends the row")
@@ -223,9 +223,9 @@ def test_results_wait_for_the_database(make_rig, work, database_proxy, until) ->
 
 def test_a_worker_cut_off_for_too_long_is_replaced(make_rig, work, database_proxy, until) -> None:
     proxy, proxied = database_proxy
-    rig = start(make_rig(database_url=proxied, steps_per_s=50, lease_ttl_s=2.0))
-    work.ctx = make_rig(lease_ttl_s=2.0).ctx
-    job_id = work.submit("[[steps:100]]")
+    rig = start(make_rig(database_url=proxied, steps_per_s=50, lease_ttl_s=5.0))
+    work.ctx = make_rig(lease_ttl_s=5.0).ctx
+    job_id = work.submit("[[steps:100]]")  # two seconds: its result is there well before the lease may be dead
     until(rig.station.count_inside, "the engine has it")
     proxy.cut()
     until(rig.crew.committer.list_pending, "the result waits")

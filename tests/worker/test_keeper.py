@@ -2,110 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 from batchinfer.errors import StartError
-from batchinfer.services import models
+from batchinfer.services import hosts
 from batchinfer.services import work as verbs
-from batchinfer.services.context import open_context
-from batchinfer.stack.processes import Processes
-from batchinfer.stack.signals import Signals
-from batchinfer.store.hosts import Device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from uuid import UUID
-
-MODEL = "fake-model"
-PATIENCE_S = 240.0
-
-
-@dataclass
-class House:
-    """One host's keeper, run by the test's own thread."""
-
-    processes: Processes
-    signals: Signals
-    said: list[str]
-
-    def step(self) -> None:
-        self.processes.step(self.signals, 0.05)
-
-    def pids(self) -> list[int]:
-        return self.processes.supervisor.pids().get("model", [])
-
-    def stop(self) -> None:
-        self.processes.close(hurry=lambda: False)
-
-
-class Rows:
-    """What the database says."""
-
-    def __init__(self, ctx: Any) -> None:
-        self.ctx = ctx
-
-    def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        address = self.ctx.settings.database_url.get_secret_value()
-        with psycopg.connect(address, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
-
-    def states(self) -> list[str]:
-        return [row[0] for row in self.query("SELECT state FROM replicas ORDER BY id")]
-
-    def count(self, condition: str) -> int:
-        return int(self.query(f"SELECT count(*) FROM replicas WHERE {condition}")[0][0])  # noqa: S608
-
-
-@pytest.fixture
-def rows(context: Any) -> Rows:
-    return Rows(context)
-
-
-@pytest.fixture
-def open_house(settings: Any) -> Iterator[Callable[..., House]]:
-    """Keepers of hosts by name; what they hold is ended with the test."""
-    opened = []
-    with Signals() as signals:
-
-        def make(host: str = "one", **changes: Any) -> House:
-            ctx = open_context(settings.model_copy(update={"host_name": host, **changes}), name=host, pool_size=3)
-            said: list[str] = []
-            processes = Processes(ctx, [Device("cpu", "cpu")], lambda _pids: None, said.append)
-            house = House(processes, signals, said)
-            opened.append((house, ctx))
-            processes.keeper.open()
-            return house
-
-        yield make
-        for house, ctx in opened:
-            house.processes.keeper.close()
-            house.processes.supervisor.stop(["model"], 0.0, hurry=lambda: True)
-            ctx.close()
-
-
-def run_until(houses: list[House], condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """Let keepers do their work until something holds."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for house in houses:
-            house.step()
-        if value := condition():
-            return value
-    logs = [path for house in houses for path in house.processes._ctx.settings.logs_dir.glob("*.log")]
-    pytest.fail(f"not within {timeout_s} s: {what}\n" + "\n".join(path.read_text()[-3000:] for path in logs))
-
-
-def want(ctx: Any, name: str = MODEL, number: int = 1) -> UUID:
-    models.register_model(ctx, name, f"/nowhere/{name}", "r1")
-    return models.ensure_deployment(ctx, name, engine="fake", device="cpu", replicas=number)
+from tests.worker.houses import run_until, want
 
 
 def test_a_wish_becomes_a_ready_model_that_says_how_it_came_up(work, rows, open_house) -> None:
@@ -144,43 +50,63 @@ def test_killed_when_ready_it_comes_back_at_once_and_its_jobs_too(work, rows, op
     assert any("model0" in line and "killed by signal 9" in line for line in house.said)
 
 
-@pytest.fixture
-def hold(rows) -> Iterator[Callable[[str], None]]:
-    """Let no replica come to a state: it stays in the one before, as if its work there took long. `""` lets go."""
-    rows.query("CREATE TABLE held (state TEXT)")
-    rows.query("""
-        CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF EXISTS (SELECT 1 FROM held WHERE held.state = NEW.state) THEN
-                RAISE EXCEPTION 'held' USING ERRCODE = '55P03';
-            END IF;
-            RETURN NEW;
-        END $$
-    """)
-    rows.query("CREATE TRIGGER hold BEFORE UPDATE ON replicas FOR EACH ROW EXECUTE FUNCTION hold()")
-
-    def set_to(state: str) -> None:
-        rows.query("DELETE FROM held")
-        rows.query("INSERT INTO held VALUES (%s)", state)
-
-    yield set_to
-    rows.query("DELETE FROM held")
+#: What holds a load in a phase: a state that it cannot come to, or a phase of the engine that takes for ever.
+LONG_S = 3600
+PHASES = [
+    pytest.param("planned", "loading", {}, marks=pytest.mark.long),
+    ("read", "", {"read_s": LONG_S}),
+    pytest.param("copy", "", {"copy_s": LONG_S}, marks=pytest.mark.long),
+    pytest.param("warm_up", "", {"warm_up_s": LONG_S}, marks=pytest.mark.long),
+    pytest.param("verifying", "ready", {}, marks=pytest.mark.long),
+]
 
 
-@pytest.mark.parametrize(("phase", "following"), [("planned", "loading"), ("loading", "verifying"),
-                                                  ("verifying", "ready")])  # fmt: skip
-def test_killed_before_it_is_ready_it_is_tried_again(work, rows, open_house, hold, phase, following) -> None:
+@pytest.mark.parametrize(("phase", "following", "options"), PHASES)
+def test_killed_before_it_is_ready_it_is_tried_again(work, rows, open_house, hold, phase, following, options) -> None:
     hold(following)
     house = open_house()
-    want(work.ctx)
-    (pid,) = run_until([house], lambda: rows.states() == [phase] and house.pids(), f"it is {phase}")
-    if phase == "verifying":
+    wanted = want(work.ctx)
+    rows.query("UPDATE deployments SET options = %s", json.dumps(options))
+    state = "loading" if options else phase
+    (pid,) = run_until([house], lambda: rows.states() == [state] and house.pids(), f"it is {state}")
+    if options:
+        run_until([house], lambda: f'"phase": "{phase}"' in rows.read_log(), f"it is in {phase}")
+    elif phase == "verifying":
         run_until([house], lambda: rows.query("SELECT 1 FROM leases WHERE pid = %s", pid), "it wants to be ready")
+    assert rows.states() == [state]
     os.kill(pid, signal.SIGKILL)
     run_until([house], lambda: rows.states()[0] == "failed", "its end is known")
-    assert rows.query("SELECT error ->> 'code' FROM replicas ORDER BY id LIMIT 1") == [("worker_lost",)]
-    assert rows.query("SELECT failures, next_try_at > now() FROM deployments") == [(1, True)]
-    hold("")
+    # Its keeper saw it and said so; nobody waited for a silence to grow long enough.
+    ((code, message),) = rows.query("SELECT error ->> 'code', error ->> 'message' FROM replicas ORDER BY id LIMIT 1")
+    assert (code, "killed by signal 9" in message) == ("worker_lost", True)
+    assert rows.query("SELECT actor FROM events WHERE event = 'failed'") == [("keeper one",)]
+    assert rows.query("SELECT count(*) FROM leases WHERE NOT dead") == [(0,)]
+    ((failures, next_try_at),) = rows.query("SELECT failures, next_try_at FROM deployments")
+    assert failures == 1
+    rows.query("UPDATE deployments SET options = '{}' WHERE id = %s", wanted)
+    hold.release()
     run_until([house], lambda: rows.count("state = 'ready'") == 1, "it is ready all the same")
+    assert rows.query("SELECT failures, next_try_at FROM deployments") == [(0, None)]
+    assert rows.query("SELECT created_at >= %s FROM replicas WHERE state = 'ready'", next_try_at) == [(True,)]
+    assert pid not in house.pids()
+
+
+def test_killed_while_it_drains_its_job_goes_to_the_next(work, rows, open_house) -> None:
+    house = open_house(drain_s=600.0)
+    wanted = want(work.ctx)
+    rows.query("UPDATE deployments SET options = %s", json.dumps({"steps_per_s": 1}))
+    run_until([house], lambda: rows.count("state = 'ready'") == 1, "it is ready")
+    job = work.submit("[[steps:500]]", max_tokens=500)
+    run_until([house], lambda: work.state(job).value == "running", "it works")
+    rows.query("UPDATE deployments SET options = '{}' WHERE id = %s", wanted)
+    ((replica_id, worker),) = rows.query("SELECT id, worker FROM replicas")
+    hosts.drain_replica(work.ctx, work.caller, replica_id)
+    run_until([house], lambda: rows.states()[0] == "draining", "it drains")
+    os.kill(house.find_pid(worker), signal.SIGKILL)
+    run_until([house], lambda: rows.states()[0] == "stopped", "its end is known")
+    run_until([house], lambda: work.state(job).value == "succeeded", "the next one answers")
+    assert work.outcomes(job) == ["lost", "succeeded"]
+    assert rows.states() == ["stopped", "ready"]
     assert rows.query("SELECT failures, next_try_at FROM deployments") == [(0, None)]
 
 
@@ -190,11 +116,12 @@ def test_a_state_that_could_not_be_written_is_written_later(work, rows, open_hou
     want(work.ctx)
     run_until([house], lambda: rows.query("SELECT 1 FROM leases"), "it works")
     assert rows.states() == ["verifying"]
-    hold("")
+    hold.release()
     run_until([house], lambda: rows.states() == ["ready"], "its row says so")
 
 
-@pytest.mark.parametrize(("phase", "following"), [("planned", "loading"), ("loading", "verifying")])
+@pytest.mark.parametrize(("phase", "following"), [
+    ("planned", "loading"), pytest.param("loading", "verifying", marks=pytest.mark.long)])  # fmt: skip
 def test_a_load_is_cancelled(work, rows, open_house, hold, phase, following) -> None:
     hold(following)
     house = open_house()

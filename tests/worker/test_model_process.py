@@ -107,6 +107,8 @@ def test_announcements_and_control(work, launcher, until, settings) -> None:
     assert worker is not None
     assert stats["lease_id"] == str(worker.lease_id)
     assert stats["lease_age_s"] > 0
+    assert {"batchinfer", "engine"} <= stats["versions"].keys()
+    assert (job.result or {})["versions"] == stats["versions"]
     assert "rows_per_step" in stats
 
     job_id = work.submit(LONG)

@@ -36,13 +36,14 @@ def test_one_job_beside_anothers_backlog_waits_for_one_claim(make_rig, work, unt
         keys.ensure_tenant(tx, tenant_id, "lone")
     lone = replace(work, caller=replace(work.caller, tenant_id=tenant_id))
     job_id = lone.submit("[[steps:4]] mine")
+    seen_at = fetch(work, "SELECT clock_timestamp() AS now").now  # nobody sees it before its submission is committed
     (job,) = lone.wait(job_id)
     assert job.state is JobState.SUCCEEDED
     row = fetch(
         work,
         """SELECT (SELECT count(*) FROM attempts WHERE started_at > :since AND started_at <= :until AND job_id <> :id)
                 + (SELECT count(*) FROM queue WHERE leased_at > :since AND leased_at <= :until) AS began""",
-        since=job.created_at,
+        since=seen_at,
         until=job.started_at,
         id=job_id,
     )
@@ -54,7 +55,7 @@ def test_one_job_beside_anothers_backlog_waits_for_one_claim(make_rig, work, unt
 def test_a_worker_started_anew_goes_on_with_the_backlog(work, launcher) -> None:
     """SIGTERM in the middle: what runs ends or goes back, what waits stays, and no try is counted twice."""
     process = launcher.start_model("--engine-options", '{"steps_per_s": 100}', slots=2, drain_s=6.0)
-    ids = [work.submit(f"[[steps:100]] {number}") for number in range(16)]
+    ids = [work.submit(f"[[steps:100]] {number}") for number in range(40)]  # 20 s of work here, a moment below
     work.wait_running(ids[0])
     process.popen.send_signal(signal.SIGTERM)
     assert process.wait() == 0

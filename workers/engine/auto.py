@@ -40,7 +40,7 @@ def open_auto(
 ) -> Engine:
     """The engine that choice.py takes; its attribute `choice` says which and why. Raises ModelError."""
     facts = ask_vllm(str(vllm.get("python", ""))) if device.startswith("cuda") else VllmFacts()
-    architecture = _find_architecture(path)
+    architecture = _find_architecture(path) if facts.version is not None else None
     choice = choose_engine(device=device, vllm=facts, architecture=architecture)
     if choice.kind == "vllm":
         engine, choice = _try_vllm(path, slots, vllm, agrees, facts, architecture)

@@ -22,10 +22,12 @@ class VllmFacts:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many of the golden prompts an engine answered as they should be."""
+    """How many of the golden prompts an engine answered as they should be; `fault` is a sentence about the first that
+    it did not."""
 
     agreed: int
     of: int
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,5 +57,6 @@ def choose_engine(
         return Choice("vllm", f"vLLM {vllm.version}: it knows {architecture}; no golden prompts were there to compare.")
     told = f"{agreement.agreed} of {agreement.of} golden prompts"
     if agreement.agreed < agreement.of:
-        return Choice("ours", f"Ours: vLLM {vllm.version} answered {told} as they should be.")
+        why = f" {agreement.fault}" if agreement.fault else ""
+        return Choice("ours", f"Ours: vLLM {vllm.version} answered {told} as they should be.{why}")
     return Choice("vllm", f"vLLM {vllm.version}: it knows {architecture} and answered {told} as they should be.")

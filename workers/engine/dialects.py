@@ -33,6 +33,8 @@ class Dialect:
     waiting: str | None = None
     #: How urgency is said, where it is: vLLM's `priority` (a number, the least first) or our own `class`.
     urgency: str | None = None
+    #: Where the server says which version it is, in a member `version`; empty where it does not.
+    version_at: str = ""
 
     def check(self, request: Request) -> None:
         """Raises Refused for what this server has no word for, and would ignore in silence."""
@@ -136,15 +138,16 @@ def _as_regex(kind: str, asked: Mapping[str, Any]) -> str:
     return "(" + "|".join(re.escape(choice) for choice in read_choices(asked)) + ")"
 
 
+VLLM_VERSION_AT = "/version"
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai", frozenset(), _say_nothing),
-        Dialect("vllm", _ALL, _say_as_vllm, "vllm:num_requests_waiting", "priority"),
+        Dialect("vllm", _ALL, _say_as_vllm, "vllm:num_requests_waiting", "priority", VLLM_VERSION_AT),
         # vLLM before 0.12, whose fields had other names.
-        Dialect("vllm-guided", _ALL, _say_guided, "vllm:num_requests_waiting", "priority"),
-        Dialect("sglang", _ALL, _say_as_sglang, "sglang:num_queue_reqs"),
-        Dialect("tgi", frozenset(), _say_as_tgi, "tgi_queue_size"),
+        Dialect("vllm-guided", _ALL, _say_guided, "vllm:num_requests_waiting", "priority", VLLM_VERSION_AT),
+        Dialect("sglang", _ALL, _say_as_sglang, "sglang:num_queue_reqs", version_at="/get_server_info"),
+        Dialect("tgi", frozenset(), _say_as_tgi, "tgi_queue_size", version_at="/info"),
         Dialect("xinference", frozenset({"top_k", "repetition_penalty"}), _say_guided),
         Dialect("batchinfer", _ALL, _say_as_ours, None, "class"),
     )

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from workers.engine.lifecycle import ThreadedEngine
+from workers.engine.phases import Phases
 from workers.engine.protocol import Done, EngineFailure, Finish, Refused, Request, TokenUsage
 from workers.engine.repetition import REPEATS_FAILURE, has_to_stop
 from workers.engine.requests import list_texts
@@ -42,6 +45,8 @@ _BAD_ANSWERS = {
 }  # fmt: skip
 #: Requests that `[[once:…]]` and the like remember.
 _REMEMBERED = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -219,6 +224,24 @@ class FakeEngine(ThreadedEngine):
             "rows": row.shared / row.made if row.made else 0.0,
         }
         self._finish(row.ticket, Done(request.id, row.text.text, finish, error=error, usage=usage, timings=timings))
+
+
+def open_fake(
+    *,
+    phases: Phases | None = None,
+    read_s: float = 0.0,
+    copy_s: float = 0.0,
+    warm_up_s: float = 0.0,
+    **options: Any,
+) -> FakeEngine:
+    """An engine whose load passes so many seconds in each phase. `options` go to `FakeEngine`."""
+    phases = phases or Phases()
+    for name, seconds in (("read", read_s), ("copy", copy_s), ("warm_up", warm_up_s)):
+        if seconds > 0:
+            _log.info("a phase of the load begins", extra={"phase": name, "seconds": seconds})
+            with phases.timed(name):
+                time.sleep(seconds)
+    return FakeEngine(**options)
 
 
 def answer(request: Request) -> str:

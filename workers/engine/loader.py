@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workers.engine.fake import FakeEngine
+from workers.engine.fake import open_fake
 from workers.engine.folder import ModelFolder, check_folder
 from workers.engine.phases import Phases
 from workers.engine.protocol import Engine, ModelError
@@ -60,8 +60,9 @@ def open_engine(
     """An engine of a kind, ready to take requests.
 
     transformers is the continuous engine where the self-test finds that it is exact, else the static one. auto is the
-    same, except on CUDA where the option `vllm` (options of that engine) leads choice.py to vLLM. remote and vllm take
-    the options of their own modules; a remote engine needs no folder, and `model` may be Path().
+    same, except on CUDA where the option `vllm` (options of that engine) leads choice.py to vLLM; its option `agrees`
+    asks the golden prompts. remote and vllm take the options of their own modules; a remote engine needs no folder, and
+    `model` may be Path().
 
     `threads` is what torch may use; by default half of the cores, as threads that wait for each other on busy
     cores are slower than one. `dtype` auto is float32 on a CPU and bfloat16 elsewhere; a quantised checkpoint keeps its
@@ -74,14 +75,13 @@ def open_engine(
     if kind not in KINDS:
         raise ValueError(f"engine must be one of {', '.join(KINDS)}, not {kind}.")
     if kind == "fake":
-        return FakeEngine(model=model.name, slots=slots, **options)
+        return open_fake(model=model.name, slots=slots, phases=phases, **options)
     if kind in ("remote", "vllm"):
         return _open_foreign(kind, model, slots, dtype, options)
-    if kind == "auto" and "vllm" in options and device.startswith("cuda"):
+    if kind == "auto":
         options = {**options, "quantisation": quantisation, "prewarm": prewarm, "phases": phases}
         return _open_auto(model, device, slots, threads, dtype, options)
-    for name in ("vllm", "agrees"):
-        options.pop(name, None)
+    options.pop("vllm", None)
     phases = phases or Phases()
     loaded = load_model(
         model, device=device, dtype=dtype, quantisation=quantisation, threads=threads, prewarm=prewarm, phases=phases
@@ -111,7 +111,7 @@ def _open_auto(
 ) -> Engine:
     from workers.engine.auto import open_auto
 
-    agrees, vllm = options.pop("agrees", None), options.pop("vllm")
+    agrees, vllm = options.pop("agrees", None), options.pop("vllm", {})
     if not isinstance(vllm, dict):
         raise ModelError("engine_options", "The option vllm must be an object with options of the engine vllm.")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 from functools import partial
@@ -40,6 +41,8 @@ _DEFAULT_CONTEXT = 131_072
 _PASS_S, _KEEP_S = 0.5, 2.0
 #: Silence after which a server whose answers all come whole is asked whether it is there, in seconds.
 _QUIET_S = 5.0
+#: An answer that ended so lately, in seconds, is sign enough of a server that lives: nothing need stream for that.
+_LATELY_S = 1.0
 
 
 class UpstreamLostError(Exception):
@@ -61,6 +64,7 @@ class RemoteEngine(ThreadedEngine):
         self._window = Window(min(slots, options.concurrency or slots), adaptive=options.adaptive)
         self._rows: list[Row] = []
         self._lost = ""
+        self._answered_at = -math.inf
         self._loop = asyncio.new_event_loop()
         self._woken = asyncio.Event()
         self._exchange: Exchange | None = None
@@ -70,6 +74,11 @@ class RemoteEngine(ThreadedEngine):
     @property
     def _model(self) -> tuple[str, str]:
         return self._upstream.model, self._options.revision
+
+    @property
+    def upstream_version(self) -> str | None:
+        """Of the server's program, as it said when the engine was opened."""
+        return self._served.version
 
     def _accept(self, ticket: Ticket) -> None:
         self._dialect.check(ticket.request)
@@ -201,7 +210,9 @@ class RemoteEngine(ThreadedEngine):
         wanted = self._options.stream
         if ticket.listens or (ticket.request.stop_repetition and not self._options.server_loops):
             return True
-        return wanted == "always" or (wanted == "auto" and not any(row.streams for row in self._rows))
+        if wanted == "auto" and time.monotonic() - self._answered_at > _LATELY_S:
+            return not any(row.streams for row in self._rows)
+        return wanted == "always"
 
     async def _serve(self, row: Row) -> None:
         try:
@@ -235,6 +246,7 @@ class RemoteEngine(ThreadedEngine):
         await exchange.ask(as_stream(body) if row.streams else body, row.answer, stream=row.streams, on_piece=on_piece)
         finish = row.answer.find_end()
         self._window.note_answer(full=full)
+        self._answered_at = time.monotonic()
         return row.close(finish)
 
     def _on_piece(self, row: Row, piece: str) -> None:
@@ -288,11 +300,11 @@ def open_remote(*, slots: int, model: str = "", **given: Any) -> RemoteEngine:
     """
     options = read_options(RemoteOptions, {"model": model, **given})
     try:
-        find_dialect(options.dialect)
+        dialect = find_dialect(options.dialect)
     except ValueError as error:
         raise ModelError("engine_options", f"{error}") from None
     if not options.model:
         raise ModelError("engine_options", "The option model must be the model's name at the server.")
     upstream = Upstream(read_address(options.url), options.model, read_key(options.key_env))
-    served = find_served(upstream, wait_s=options.wait_s, timeout_s=options.connect_s)
+    served = find_served(upstream, wait_s=options.wait_s, timeout_s=options.connect_s, version_at=dialect.version_at)
     return RemoteEngine(options, upstream, served, slots=slots)

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ MOST_LISTED = 4 * 2**20
 #: Of a server's refusal in our log, in characters.
 _QUOTED = 300
 _CODE = re.compile(r"[a-z][a-z0-9_]{1,63}")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 #: Codes of ours that another server of ours answers with, and whether another try may help; kept as they are.
 _KEPT_CODES = {
     "context_length_exceeded": False,
@@ -69,6 +70,8 @@ class Served:
 
     names: frozenset[str]
     context_tokens: int | None = None
+    #: Of the server's program, where it says it.
+    version: str | None = None
 
 
 def read_address(url: str) -> str:
@@ -99,15 +102,17 @@ def read_key(name: str | None) -> str | None:
     return key
 
 
-def find_served(upstream: Upstream, *, wait_s: float, timeout_s: float) -> Served:
-    """Ask the server what it serves, for `wait_s` seconds where it is not there yet.
+def find_served(upstream: Upstream, *, wait_s: float, timeout_s: float, version_at: str = "") -> Served:
+    """Ask the server what it serves, for `wait_s` seconds where it is not there yet; and at the path `version_at` which
+    version it is.
 
     Raises ModelError: it cannot be reached, refuses the key, does not speak the protocol, or lacks the model.
     """
     until = time.monotonic() + wait_s
     while True:
         try:
-            return _ask(upstream, timeout_s)
+            served = _ask(upstream, timeout_s)
+            return replace(served, version=_find_version(upstream, version_at, timeout_s) if version_at else None)
         except ModelError as error:
             if error.code != "upstream_unreachable" or time.monotonic() >= until:
                 raise
@@ -139,6 +144,20 @@ def _ask(upstream: Upstream, timeout_s: float) -> Served:
             f"What answers at {upstream.root} does not list models as OpenAI's API does; correct the url.",
         )
     return _find_model([entry for entry in listed if isinstance(entry, dict)], upstream)
+
+
+def _find_version(upstream: Upstream, path: str, timeout_s: float) -> str | None:
+    """What the server says of itself; None where it says nothing that could be a version."""
+    import httpx
+
+    try:
+        with httpx.Client(headers=upstream.headers, timeout=timeout_s, trust_env=False) as client:
+            response = client.get(f"{upstream.root}{path}")
+        told = response.json() if response.is_success and len(response.content) <= MOST_LISTED else None
+    except (httpx.HTTPError, OSError, ValueError, RecursionError):
+        return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return version if isinstance(version, str) and _VERSION.fullmatch(version) else None
 
 
 def _find_model(listed: list[dict[str, Any]], upstream: Upstream) -> Served:

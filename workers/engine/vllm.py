@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from workers.engine.dialects import VLLM_VERSION_AT
 from workers.engine.folder import check_folder
 from workers.engine.owned import OwnedProgram
 from workers.engine.protocol import ModelError
@@ -110,6 +111,8 @@ def write_command(options: VllmOptions, folder: Path, name: str, *, port: int, s
     # Each request brings its own sampling, and it is all that it gets.
     command += ["--generation-config", "vllm", "--enable-prompt-tokens-details"]
     command += ["--limit-mm-per-prompt", json.dumps({"image": options.max_images})]
+    # As our own engine holds answers to a schema: no white space between parts, of which a model can write without end.
+    command += ["--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True})]
     if options.priority:
         command += ["--scheduling-policy", "priority"]
     if options.tensor_parallel > 1:
@@ -172,7 +175,7 @@ def _wait_ready(program: OwnedProgram, upstream: Upstream, options: VllmOptions)
             _log.error("vLLM's server ended before it served: %s", program.read_tail())
             raise ModelError("vllm_ended", f"vLLM's server ended with {program.status} before it served; {where}.")
         try:
-            return find_served(upstream, wait_s=0.0, timeout_s=options.connect_s)
+            return find_served(upstream, wait_s=0.0, timeout_s=options.connect_s, version_at=VLLM_VERSION_AT)
         except ModelError as error:
             if error.code != "upstream_unreachable":
                 raise

@@ -20,7 +20,15 @@ from bench.openai_server import FakeServer
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser()
-    for flag in ("--model", "--served-model-name", "--host", "--dtype", "--generation-config", "--limit-mm-per-prompt"):
+    for flag in (
+        "--model",
+        "--served-model-name",
+        "--host",
+        "--dtype",
+        "--generation-config",
+        "--limit-mm-per-prompt",
+        "--structured-outputs-config",
+    ):
         parser.add_argument(flag, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--max-num-seqs", type=int, required=True)
