@@ -11,6 +11,7 @@ from rich.markup import escape
 from batchinfer import __version__
 from batchinfer.cli.batches import batches
 from batchinfer.cli.deployments import workers
+from batchinfer.cli.doctor import doctor
 from batchinfer.cli.files import files
 from batchinfer.cli.installation import demo, host, migrate, settings, up
 from batchinfer.cli.jobs import jobs
@@ -37,7 +38,7 @@ def cli() -> None:
 
 for _command in (
     up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
-    schedules, templates, goldens, workers,
+    schedules, templates, goldens, workers, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 for _command in (compare_models, warm_model):

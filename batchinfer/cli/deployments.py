@@ -12,7 +12,8 @@ from batchinfer.cli.models import models
 from batchinfer.cli.output import FAILED, JSON, emit, remark, say
 from batchinfer.cli.remote import read_pairs, remote, show_time
 from batchinfer.client.progress import make_plain
-from batchinfer.domain.deployments import DTYPES, ENGINES, QUANTISATIONS
+from batchinfer.domain.deployments import ENGINES
+from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 from batchinfer.media.golden_files import read_golden_file
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _DEVICE = click.option("--device", help="Which of the model's deployments, where
 _WAIT = click.option("--wait", is_flag=True, help="Wait for its end, and say how it went.")
 _TIMEOUT = click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Wait no longer than that.")
 _DRAIN = click.option("--drain-first", is_flag=True, help="Drain the old revision first where both do not fit.")
+_WITHIN = click.option(
+    "--within", "within_s", metavar="TIME", help="The swap has failed after so long: 30m, 8h; 2h if left out."
+)
 _SPEC = (
     click.option("--device", help="auto, cpu, cuda, or one such as cuda:1; auto if left out."),
     click.option("--revision", help="A fetched revision; the model's own if left out."),
@@ -43,6 +47,11 @@ _SPEC = (
     click.option("--priority", type=int, help="Who is placed first: the larger number."),
     click.option("--label", "labels", multiple=True, metavar="NAME=TEXT", help="What its host's labels must hold."),
     click.option("--options", metavar="JSON", help="Of the engine, as an object of JSON."),
+    click.option(
+        "--golden",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Golden prompts, a line of JSON each, to which the engine auto holds vLLM before it serves.",
+    ),
 )
 
 
@@ -58,6 +67,8 @@ def _read_spec(given: dict[str, Any]) -> dict[str, Any]:
     spec = {name.removesuffix("_"): value for name, value in given.items() if value not in (None, ())}
     if "labels" in spec:
         spec["labels"] = read_pairs(spec["labels"], "--label")
+    if "golden" in spec:
+        spec["golden"] = read_golden_file(spec["golden"])
     if "options" in spec:
         try:
             spec["options"] = json.loads(spec["options"])
@@ -112,18 +123,19 @@ def _settle(client: Client, made: Deployment, *, wait: bool, timeout_s: float | 
     help="Golden prompts, a line of JSON each: the revision must answer all of them rightly before it serves.",
 )
 @_DRAIN
+@_WITHIN
 @_WAIT
 @_TIMEOUT
 @JSON
 @remote
 def swap(
-    client: Client, name: str, revision: str, device: str | None, golden: Path | None, drain_first: bool, wait: bool,
-    timeout_s: float | None, as_json: bool,
+    client: Client, name: str, revision: str, device: str | None, golden: Path | None, drain_first: bool,
+    within_s: str | None, wait: bool, timeout_s: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Let another revision take over, without a job failing; until it is tested, the old one serves."""
     lines = [] if golden is None else read_golden_file(golden)
     found = client.deployments.find(name, device)
-    begun = client.deployments.swap(found.id, revision, golden=lines, drain_first=drain_first)
+    begun = client.deployments.swap(found.id, revision, golden=lines, drain_first=drain_first, within_s=within_s)
     _follow(client, begun, wait=wait, timeout_s=timeout_s, as_json=as_json)
 
 
@@ -131,15 +143,18 @@ def swap(
 @_NAME
 @_DEVICE
 @_DRAIN
+@_WITHIN
 @_WAIT
 @_TIMEOUT
 @JSON
 @remote
 def rollback(
-    client: Client, name: str, device: str | None, drain_first: bool, wait: bool, timeout_s: float | None, as_json: bool
-) -> None:
+    client: Client, name: str, device: str | None, drain_first: bool, within_s: str | None, wait: bool,
+    timeout_s: float | None, as_json: bool,
+) -> None:  # fmt: skip
     """Swap back to the revision that served before."""
-    begun = client.deployments.rollback(client.deployments.find(name, device).id, drain_first=drain_first)
+    found = client.deployments.find(name, device)
+    begun = client.deployments.rollback(found.id, drain_first=drain_first, within_s=within_s)
     _follow(client, begun, wait=wait, timeout_s=timeout_s, as_json=as_json)
 
 
@@ -226,6 +241,8 @@ def _show_replica(replica: Replica) -> None:
     memory = "" if replica.memory_mib is None else f"{replica.memory_mib:,} MiB"
     where = f"{make_plain(replica.worker)} on {replica.device}"
     say(f"  {replica.id}  {replica.status:<11}  {make_plain(replica.revision)}  {where}  {memory}  {phases}".rstrip())
+    if replica.choice is not None:
+        say(f"    {replica.engine}: {make_plain(replica.choice)}")
 
 
 def _remark_changes() -> Callable[[Deployment], None]:

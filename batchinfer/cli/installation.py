@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from pydantic import SecretStr
 from rich.markup import escape
 
 from batchinfer.cli.local import HOME, load
 from batchinfer.cli.output import out, say
-from batchinfer.settings import PREFIX, Settings, load_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from batchinfer.settings import list_settings, load_settings
 
 
 @click.command()
@@ -80,18 +76,8 @@ def demo() -> None:
 @click.command()
 def settings() -> None:
     """Every setting: what is in force, the default, and where it comes from."""
-    rows = [("variable", "in force", "default", "from"), *_setting_rows(load_settings())]
+    rows = [("variable", "in force", "default", "from")]
+    rows += [(row.variable, row.value, row.default, row.source) for row in list_settings(load_settings())]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         out.print(escape("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()))
-
-
-def _setting_rows(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
-    """Variable, value in force, default and source; secrets never in clear."""
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        shown = "unset" if value is None else "set" if isinstance(value, SecretStr) else str(value)
-        default = "unset" if field.default is None else str(field.default)
-        variable = PREFIX + name.upper()
-        source = "environment" if variable in os.environ else "default"
-        yield variable, shown, default, source

@@ -13,8 +13,15 @@ import click
 from batchinfer.cli.bars import show_launch
 from batchinfer.cli.local import HOME, context, load, operator
 from batchinfer.cli.output import FAILED, JSON, emit, say
-from batchinfer.cli.registry import fetch_model, list_revisions, prune_models, register_model, verify_known
-from batchinfer.cli.remote import remote
+from batchinfer.cli.registry import (
+    fetch_model,
+    list_revisions,
+    prune_models,
+    register_model,
+    verify_known,
+    verify_remotely,
+)
+from batchinfer.cli.remote import URL_OPTION, open_client, remote
 from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 from batchinfer.errors import Unavailable
 
@@ -71,8 +78,12 @@ def plan_model(client: Client, /, model: str, as_json: bool, **asked: Any) -> No
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto")
 @click.option("--quantisation", type=click.Choice(["none", "int8", "int4", "fp8"]), default="none")
 @click.option("--try", "attempt", default="", metavar="FEATURE,...", help="Test what is off by default as well.")
+@click.option("--remote", "remotely", is_flag=True, help="A CPU worker of the service reads the files; no self-test.")
+@URL_OPTION
 def verify_model(
     home: Path | None,
+    url: str | None,
+    remotely: bool,
     model: str,
     revision: str | None,
     as_json: bool,
@@ -84,8 +95,11 @@ def verify_model(
     """Read a model's files again, then load it and tell which optimisations answer as `generate` does.
 
     Ends with 1 where the files have changed or no engine serves it. A revision that the service knows is verified
-    from then on.
+    from then on. With --remote a CPU worker of the service reads the files, and that is all.
     """
+    if remotely or url is not None:
+        with open_client(url, home) as client:
+            sys.exit(verify_remotely(client, model, revision, as_json=as_json))
     options = ["--device", device, "--dtype", dtype, "--quantisation", quantisation, "--try", attempt]
     options += ["--json"] if as_json else []
     program = [sys.executable, "-m", "workers.engine.verify"]

@@ -17,6 +17,8 @@ from batchinfer.cli.local import HOME, context, operator
 from batchinfer.cli.output import FAILED, INTERRUPTED, JSON, emit, err, remark, say
 
 if TYPE_CHECKING:
+    from batchinfer.client import Client
+    from batchinfer.errors import NotFound
     from batchinfer.services.context import Context
     from batchinfer.store.revisions import Revision
 
@@ -225,17 +227,42 @@ def verify_known(
         return None
 
 
+def verify_remotely(client: Client, model: str, revision: str | None, *, as_json: bool) -> int:
+    """Have a CPU worker of the service read the files of a revision again, the newest that is here if none is named,
+    and wait for it. Answers the exit status: 1 where they have changed. Raises NotFound, Conflict."""
+    if revision is None:
+        known = client.models.revisions(model)
+        here = [one for one in known if one.status in ("fetched", "verified")]
+        if not known:
+            raise _make_none(model)
+        revision = (here or known)[0].id
+    begun = client.models.verify(model, revision)
+    found = client.models.wait_fetched(model, begun.id, poll_s=_POLL_S)
+    if as_json:
+        emit(found.as_dict())
+    elif found.error is None:
+        say(f"{len(found.files)} files of {found.model} {found.id[:_SHORT]} are what they were.")
+    else:
+        err.print(f"[red]{_escape(found.error.message)}[/red]")
+    return FAILED if found.error is not None else 0
+
+
 def _find(ctx: Context, model: str, revision: str | None, states: tuple[str, ...] = ()) -> Revision:
     """The revision that was named, else the newest, of those in `states` where there are any. Raises NotFound."""
-    from batchinfer.errors import NotFound
     from batchinfer.services import registry
 
     if revision is not None:
         return registry.get_revision(ctx, operator(), model, revision)
     known = registry.list_revisions(ctx, operator(), model)
     if not known:
-        raise NotFound(f"The model '{model[:100]}' has no revisions. Register it first.", code="revision_not_found")
+        raise _make_none(model)
     return next((one for one in known if one.state in states), known[0])
+
+
+def _make_none(model: str) -> NotFound:
+    from batchinfer.errors import NotFound
+
+    return NotFound(f"The model '{model[:100]}' has no revisions. Register it first.", code="revision_not_found")
 
 
 def _emit(revision: Revision) -> None:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Arguments = ParamSpec("Arguments")
-_URL = click.option("--url", help=f"Address of the service; else {URL}, else the `up` that runs in the home.")
+URL_OPTION = click.option("--url", help=f"Address of the service; else {URL}, else the `up` that runs in the home.")
 
 
 def remote(command: Callable[Concatenate[Client, Arguments], None]) -> Callable[..., None]:
     """A command with a client as its first argument, and the options that say whose."""
 
-    @_URL
+    @URL_OPTION
     @HOME
     @functools.wraps(command)
     def run(*args: Any, url: str | None, home: Path | None, **options: Any) -> None:

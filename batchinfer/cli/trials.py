@@ -10,9 +10,7 @@ import click
 
 from batchinfer.cli.local import HOME
 from batchinfer.cli.models import find_folder
-
-#: Words that may stand behind a model's name: how its weights are loaded.
-DTYPES, QUANTISATIONS = ("auto", "float32", "bfloat16", "float16"), ("none", "int8", "int4", "fp8")
+from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 
 
 @click.command("warm")

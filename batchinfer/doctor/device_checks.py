@@ -1,0 +1,95 @@
+"""NVIDIA devices of this host, by what the kernel shows of them: driver, NUMA node, MPS."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from batchinfer.doctor.findings import Check, fail, fine, skip, warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchinfer.doctor.findings import Look, Said
+
+#: The oldest driver that runs the CUDA 12.4 and newer with which torch 2.11 and newer are built.
+LEAST_DRIVER = (550, 54)
+_VERSION = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+)\.(\d+)")
+
+
+def list_devices(look: Look) -> list[Path]:
+    """The PCI folders of NVIDIA's display and compute devices."""
+    folder = look.root / "sys/bus/pci/devices"
+    if not folder.is_dir():
+        return []
+    return [
+        place
+        for place in sorted(folder.iterdir())
+        if _read(place / "vendor") == "0x10de" and _read(place / "class").startswith("0x03")
+    ]
+
+
+def check_driver(look: Look) -> Said:
+    """The driver's version."""
+    text, devices = look.read("proc/driver/nvidia/version"), list_devices(look)
+    if text is None and not devices:
+        return skip("There is no NVIDIA device here.")
+    if text is None:
+        return fail(
+            f"{len(devices)} NVIDIA devices, and no driver is loaded.",
+            "Install NVIDIA's driver on the host, and in a container the NVIDIA Container Toolkit (`--gpus all`).",
+        )
+    found = _VERSION.search(text)
+    if found is None:
+        return skip("The driver does not say its version in a form that is known here.")
+    version = (int(found[1]), int(found[2]))
+    if version < LEAST_DRIVER:
+        return fail(
+            f"The driver is {found[1]}.{found[2]}.",
+            f"Install {LEAST_DRIVER[0]}.{LEAST_DRIVER[1]} or newer: torch's CUDA builds need it.",
+        )
+    return fine(f"The driver is {found[1]}.{found[2]}.")
+
+
+def check_numa(look: Look) -> Said:
+    """Which cores are near which device."""
+    nodes = sorted((look.root / "sys/devices/system/node").glob("node[0-9]*"))
+    devices = list_devices(look)
+    if not devices:
+        return skip("There is no NVIDIA device here.")
+    if len(nodes) < 2:
+        return fine("One NUMA node: all cores are as near to each device.")
+    places = {device.name: _read(device / "numa_node") for device in devices}
+    unknown = [name for name, node in places.items() if not node.isdigit()]
+    if unknown:
+        return warn(
+            f"{len(nodes)} NUMA nodes, and {', '.join(unknown)} does not say which is near.",
+            "Look at `nvidia-smi topo -m`, and bind the worker with `numactl` or `CPUAffinity=` and `NUMAMask=`.",
+        )
+    near = {node: _read(look.root / f"sys/devices/system/node/node{node}/cpulist") for node in set(places.values())}
+    said = "; ".join(f"{name}: node {node}, cores {near[node]}" for name, node in places.items())
+    return fine(f"{len(nodes)} NUMA nodes. {said}.")
+
+
+def check_mps(look: Look) -> Said:
+    """NVIDIA's Multi-Process Service."""
+    if not list_devices(look) and look.read("proc/driver/nvidia/version") is None:
+        return skip("There is no NVIDIA device here.")
+    pipe = look.environment.get("CUDA_MPS_PIPE_DIRECTORY", "tmp/nvidia-mps").lstrip("/")  # NVIDIA's default
+    if (look.root / pipe / "control").exists():
+        return fine("MPS runs: models on one device compute at once, and one that crashes can end the others.")
+    return fine("MPS does not run: models on one device take turns. It is not needed.")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+DEVICE_CHECKS = (
+    Check("driver", "devices", "Without a driver that fits, torch finds no device.", check_driver),
+    Check("NUMA", "devices", "Copies from the far node are slower.", check_numa),
+    Check("MPS", "devices", "It lets processes share a device, and its faults.", check_mps),
+)

@@ -1,0 +1,150 @@
+"""What a check looks at, what it says, and how checks are run: one that breaks is a finding, never an end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchinfer.errors import BatchinferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from batchinfer.services.context import Context
+    from batchinfer.settings import Settings
+
+
+class Level(StrEnum):
+    """How bad it is. `skipped`: this machine has no such thing, or does not show it."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a check found. `remedy` is what to do next, and empty where nothing is to be done."""
+
+    level: Level
+    message: str
+    remedy: str = ""
+
+
+def fine(message: str) -> Said:
+    """As it should be."""
+    return Said(Level.OK, message)
+
+
+def skip(message: str) -> Said:
+    """Not here, or not to be seen."""
+    return Said(Level.SKIPPED, message)
+
+
+def warn(message: str, remedy: str) -> Said:
+    """It works, and costs time, or room for what may come."""
+    return Said(Level.WARNING, message, remedy)
+
+
+def fail(message: str, remedy: str) -> Said:
+    """It does not work, or will not."""
+    return Said(Level.ERROR, message, remedy)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where checks look: the root of /proc and /sys (tests give trees of their own), and what the process sees."""
+
+    root: Path
+    settings: Settings
+    #: Of the running service; None for the host alone.
+    ctx: Context | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Soft limits of this process by name; -1 is no limit.
+    limits: Mapping[str, int] = field(default_factory=dict)
+    room: Callable[[Path], os.statvfs_result] = os.statvfs
+
+    @classmethod
+    def of_host(cls, settings: Settings, ctx: Context | None = None) -> Look:
+        """This machine as it is."""
+        limits = {
+            "open files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "processes": resource.getrlimit(resource.RLIMIT_NPROC)[0],
+        }
+        return cls(Path("/"), settings, ctx, dict(os.environ), limits)
+
+    def read(self, name: str) -> str | None:
+        """The text of a file below the root, stripped; None where it is not there or may not be read."""
+        try:
+            return (self.root / name).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return None
+
+    def require_ctx(self) -> Context:
+        """The running service. Raises BatchinferError where checks of the host alone were asked for."""
+        if self.ctx is None:
+            raise BatchinferError("No service is known here. Start it with `batchinfer up`, or name its home.")
+        return self.ctx
+
+    @property
+    def models_folder(self) -> Path:
+        """Where weights lie on this host."""
+        return self.settings.home / "models"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question. `why` says what it costs when the answer is bad."""
+
+    name: str
+    group: str
+    why: str
+    look: Callable[[Look], Said]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An answer. `took_ms`: how long looking took."""
+
+    check: str
+    group: str
+    level: Level
+    message: str
+    why: str
+    remedy: str
+    took_ms: float
+
+
+def examine(checks: Iterable[Check], look: Look) -> Iterator[Finding]:
+    """Ask each check. What breaks while looking is told by its class alone: texts of libraries may hold secrets."""
+    for check in checks:
+        began = time.monotonic()
+        try:
+            said = check.look(look)
+        except BatchinferError as error:
+            said = fail(error.message, "")
+        except (OSError, ValueError, LookupError, AttributeError) as error:
+            said = skip(f"It could not be looked at ({type(error).__name__}).")
+        took_ms = (time.monotonic() - began) * 1000
+        message = "".join(
+            char if char.isprintable() else " " for char in said.message
+        )  # names from files are anybody's
+        yield Finding(check.name, check.group, said.level, message, check.why, said.remedy, round(took_ms, 1))
+
+
+def find_worst(findings: Iterable[Finding]) -> Level:
+    """The worst level among them."""
+    order = list(Level)
+    return max((finding.level for finding in findings), key=order.index, default=Level.OK)
+
+
+def host_name() -> str:
+    """Of which machine the findings are."""
+    return platform.node()

@@ -1,0 +1,176 @@
+"""This host: memory, swap, pages, cores, limits of the container and of the process, WSL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchinfer.doctor.findings import Check, fail, fine, skip, warn
+
+if TYPE_CHECKING:
+    from batchinfer.doctor.findings import Look, Said
+
+#: Above this share of ten seconds in which somebody waited for memory, it is short.
+PRESSED = 10.0
+_CGROUP = "sys/fs/cgroup"
+
+
+def read_meminfo(look: Look) -> dict[str, int]:
+    """/proc/meminfo in KiB by name. Raises ValueError where it is not there."""
+    text = look.read("proc/meminfo")
+    if text is None:
+        raise ValueError("no meminfo")
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {name: int(value.split()[0]) for name, value in pairs if value.split() and value.split()[0].isdigit()}
+
+
+def check_swappiness(look: Look) -> Said:
+    """How gladly the kernel swaps."""
+    text = look.read("proc/sys/vm/swappiness")
+    if text is None:
+        return skip("The kernel does not show vm.swappiness.")
+    if int(text) > 10:
+        return warn(
+            f"vm.swappiness is {text}: weights may be swapped out beside a large page cache.",
+            "Set `vm.swappiness = 1` in /etc/sysctl.d/ and apply it with `sysctl --system`.",
+        )
+    return fine(f"vm.swappiness is {text}.")
+
+
+def check_swap(look: Look) -> Said:
+    """Swap that is in use now."""
+    memory = read_meminfo(look)
+    used_mib = (memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)) // 1024
+    if used_mib > 256:
+        return warn(
+            f"{used_mib} MiB are swapped out.",
+            "Give the host more memory, run fewer or smaller models on its CPU, or switch swap off.",
+        )
+    return fine(f"{used_mib} MiB are swapped out of {memory.get('SwapTotal', 0) // 1024} MiB of swap.")
+
+
+def check_pressure(look: Look) -> Said:
+    """Time lost waiting for memory (PSI)."""
+    text = look.read("proc/pressure/memory")
+    if text is None:
+        return skip("The kernel does not measure memory pressure (PSI).")
+    some = dict(part.split("=", 1) for part in text.splitlines()[0].split()[1:])
+    share = float(some["avg10"])
+    if share > PRESSED:
+        return warn(
+            f"In {share:.0f} % of the last ten seconds somebody waited for memory.",
+            "Give the host more memory, or let fewer models run on it.",
+        )
+    return fine(f"In {share:.0f} % of the last ten seconds somebody waited for memory.")
+
+
+def check_huge_pages(look: Look) -> Said:
+    """Transparent huge pages."""
+    text = look.read("sys/kernel/mm/transparent_hugepage/enabled")
+    if text is None:
+        return skip("The kernel has no transparent huge pages.")
+    chosen = text.partition("[")[2].partition("]")[0]
+    if chosen == "never":
+        return warn(
+            "Transparent huge pages are off: large tensors of CPU models are looked up page by page.",
+            "Set `madvise` or `always` in /sys/kernel/mm/transparent_hugepage/enabled, and measure before and after.",
+        )
+    return fine(f"Transparent huge pages: {chosen}.")
+
+
+def check_governor(look: Look) -> Said:
+    """How cores choose their frequency."""
+    text = look.read("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if text is None:
+        return skip("The cores do not show how their frequency is chosen: a hypervisor does it.")
+    if text in {"powersave", "conservative"} and look.read("sys/devices/system/cpu/intel_pstate/status") != "active":
+        return warn(
+            f"The cores save power ({text}): they speed up late.",
+            "Choose it with `cpupower frequency-set -g performance`.",
+        )
+    return fine(f"Frequency of the cores: {text}.")
+
+
+def read_container_memory(look: Look) -> int | None:
+    """Bytes that this process's control group may take, v2 or v1; None where there is no limit."""
+    lines = (look.read("proc/self/cgroup") or "").splitlines()
+    paths = {name: path for line in lines if line.count(":") >= 2 for _, name, path in [line.split(":", 2)]}
+    unified = paths.get("", "/").strip("/")
+    of_memory = next((path for name, path in paths.items() if "memory" in name.split(",")), "/").strip("/")
+    for file in (
+        f"{_CGROUP}/{unified}/memory.max",
+        f"{_CGROUP}/memory.max",
+        f"{_CGROUP}/memory/{of_memory}/memory.limit_in_bytes",
+        f"{_CGROUP}/memory/memory.limit_in_bytes",
+    ):
+        text = look.read(file)
+        # Without a limit v2 says "max", and v1 a number near 2**63.
+        if text is not None and text.isdigit():
+            return int(text) if int(text) < 2**60 else None
+    return None
+
+
+def check_container_memory(look: Look) -> Said:
+    """The memory that the container may take."""
+    limit = read_container_memory(look)
+    whole_mib = read_meminfo(look)["MemTotal"] // 1024
+    if limit is None:
+        return fine(f"No control group limits the memory; the host has {whole_mib} MiB.")
+    mib = limit >> 20
+    if mib < 2048:
+        return warn(
+            f"The control group may take {mib} MiB.",
+            "Raise it (`MemoryMax=`, `mem_limit`, `resources.limits.memory`): torch alone takes a GiB.",
+        )
+    return fine(f"The control group may take {mib} MiB of the host's {whole_mib} MiB; plans count with that.")
+
+
+def check_limits(look: Look) -> Said:
+    """Limits of this process."""
+    files, processes = look.limits.get("open files", -1), look.limits.get("processes", -1)
+    if 0 <= files < 4096:
+        return warn(
+            f"A process may open {files} files.",
+            "Raise it: `LimitNOFILE=65536` in a unit, `ulimits: nofile` in compose, limits.d for a user.",
+        )
+    if 0 <= processes < 1024:
+        return warn(f"A user may have {processes} processes and threads.", "Raise it: `TasksMax=4096`, `LimitNPROC=`.")
+    return fine(f"A process may open {'any number of' if files < 0 else files} files.")
+
+
+def check_wsl(look: Look) -> Said:
+    """Windows Subsystem for Linux."""
+    if "microsoft" not in (look.read("proc/version") or "").lower():
+        return skip("This is no WSL.")
+    system = look.read("etc/os-release") or ""
+    if "docker-desktop" in system.lower() or look.environment.get("WSL_DISTRO_NAME", "").startswith("docker-desktop"):
+        return fail(
+            "This is Docker Desktop's own distribution: it is small, and an update of Docker Desktop replaces it.",
+            "Install a distribution (`wsl --install -d Ubuntu`), make it the default (`wsl -s Ubuntu`), and run there.",
+        )
+    mib = read_meminfo(look)["MemTotal"] // 1024
+    return warn(
+        f"This is WSL with {mib} MiB: by default half of what Windows has.",
+        "Set `memory=` and `swap=0` under [wsl2] in .wslconfig to what models may take, then `wsl --shutdown`.",
+    )
+
+
+HOST_CHECKS = (
+    Check(
+        "swappiness",
+        "host",
+        "A page that was swapped out is read from the disk in the middle of an answer.",
+        check_swappiness,
+    ),
+    Check("swap in use", "host", "Models that swap are many times slower.", check_swap),
+    Check("memory pressure", "host", "Who waits for memory does not compute.", check_pressure),
+    Check("huge pages", "host", "Fewer look-ups for large tensors.", check_huge_pages),
+    Check("frequency of the cores", "host", "Preparing pictures and CPU models follow it.", check_governor),
+    Check(
+        "memory of the container",
+        "host",
+        "Beyond it the kernel kills a worker with all that it holds.",
+        check_container_memory,
+    ),
+    Check("limits of a process", "host", "Connections, files and threads are counted against them.", check_limits),
+    Check("WSL", "host", "Windows limits memory and slows folders of its own.", check_wsl),
+)

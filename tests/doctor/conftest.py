@@ -1,0 +1,38 @@
+"""Trees of /proc and /sys that a test writes, for checks of what no test machine has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from batchinfer.doctor.findings import Look
+from batchinfer.settings import load_settings
+
+MEMINFO = "MemTotal:       32768000 kB\nMemAvailable:   30000000 kB\nSwapTotal: {total} kB\nSwapFree: {free} kB"
+
+
+def room(*, free: float = 0.5, inodes: float = 0.5, blocks: int = 10**6) -> Callable[[Path], os.statvfs_result]:
+    """A file system with these shares free, of 4 KiB blocks."""
+    found = SimpleNamespace(
+        f_blocks=blocks, f_bavail=int(blocks * free), f_frsize=4096, f_files=1000, f_favail=int(1000 * inodes)
+    )
+    return lambda _: cast("os.statvfs_result", found)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Look]:
+    """`tree({"proc/sys/vm/swappiness": "60"}, limits=…)`: a look at a host that shows these files and no others."""
+
+    def planted(files: dict[str, str], **options: Any) -> Look:
+        root = tmp_path / "root"
+        for name, text in {"proc/meminfo": MEMINFO.format(total=0, free=0), **files}.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return Look(root, load_settings(home=tmp_path / "home"), **{"room": room(), **options})
+
+    return planted
