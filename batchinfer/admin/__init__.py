@@ -1,4 +1,4 @@
-"""The pages for people: Overview, Jobs, Job. HTML from Jinja, one stylesheet, htmx for what moves; no build.
+"""The pages for people, from Overview to Settings. HTML from Jinja, one stylesheet, htmx for what moves; no build.
 
 app = Flask(...)
 register_admin(app, context)      # pages under /admin, sign-in by API key
@@ -12,12 +12,89 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask
 
-from batchinfer.admin import assets, failures, guard, job, jobs, overview, picture, shown, signin
+from batchinfer.admin import (
+    acting,
+    acts,
+    assets,
+    audit,
+    batch,
+    batch_acts,
+    batch_files,
+    batch_new,
+    batches,
+    deployment,
+    doctor,
+    failures,
+    guard,
+    job,
+    job_acts,
+    jobs,
+    keys,
+    launching,
+    model,
+    models,
+    nav,
+    overview,
+    picture,
+    placed,
+    registering,
+    review,
+    run_pages,
+    runs,
+    sample_batch,
+    schedule,
+    schedule_form,
+    schedules,
+    settings,
+    shown,
+    signin,
+    swaps,
+    try_again,
+    trying,
+    workers,
+)
+from batchinfer.admin.language import register_language
 from batchinfer.admin.session import AdminSessions, attach_context
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
 
+#: What every page has: guards, files, how values look, errors, the door, acts, the menu. The guards come first.
+_FRAME = (guard, assets, shown, failures, signin, acting, nav)
+_PAGES = (
+    overview,
+    jobs,
+    job,
+    picture,
+    doctor,
+    schedules,
+    schedule,
+    schedule_form,
+    runs,
+    keys,
+    settings,
+    audit,
+    models,
+    model,
+    placed,
+    deployment,
+    launching,
+    registering,
+    swaps,
+    trying,
+    workers,
+    batches,
+    batch,
+    batch_acts,
+    batch_files,
+    batch_new,
+    sample_batch,
+    run_pages,
+    review,
+    job_acts,
+    try_again,
+    acts,
+)
 #: How long one sign-in lasts; the key is looked up again with every request all the same.
 SESSION_HOURS = 12
 
@@ -39,11 +116,14 @@ def register_admin(app: Flask, context: Context) -> None:
         PERMANENT_SESSION_LIFETIME=timedelta(hours=SESSION_HOURS),
     )
     app.session_interface = AdminSessions()
+    register_language(app)
     app.register_blueprint(_make_blueprint())
 
 
 def _make_blueprint() -> Blueprint:
     blueprint = Blueprint("admin", __name__, url_prefix="/admin", template_folder="templates", static_folder="static")
-    for part in (guard, assets, shown, failures, signin, overview, jobs, job, picture):
+    for part in _FRAME:
         part.register(blueprint)
+    for page in _PAGES:
+        page.register(blueprint)
     return blueprint

@@ -16,10 +16,11 @@ MOST_DEPTH = 16
 
 @dataclass
 class Node:
-    """A value of the answer. `text` for scalars; `children` (name, value) for objects and lists."""
+    """A value of the answer. `text` for scalars; `children` (name, value) for objects and lists; `path` is dotted."""
 
     kind: Kind
     text: str = ""
+    path: str = ""
     children: list[tuple[str, Node]] = field(default_factory=list)
 
 
@@ -41,23 +42,25 @@ class _Grower:
     def __init__(self) -> None:
         self._left = MOST_NODES
 
-    def grow(self, value: Any, depth: int) -> Node:
+    def grow(self, value: Any, depth: int, path: str = "") -> Node:
         self._left -= 1
         if isinstance(value, dict):
-            return self._grow_children("object", [(str(name), item) for name, item in value.items()], depth)
+            return self._grow_children("object", [(str(name), item) for name, item in value.items()], depth, path)
         if isinstance(value, list):
-            return self._grow_children("list", [(str(place), item) for place, item in enumerate(value)], depth)
-        return _leaf(value)
+            return self._grow_children("list", [(str(place), item) for place, item in enumerate(value)], depth, path)
+        leaf = _leaf(value)
+        leaf.path = path
+        return leaf
 
-    def _grow_children(self, kind: Kind, items: list[tuple[str, Any]], depth: int) -> Node:
-        node = Node(kind, _count(len(items), "field" if kind == "object" else "item"))
+    def _grow_children(self, kind: Kind, items: list[tuple[str, Any]], depth: int, path: str) -> Node:
+        node = Node(kind, _count(len(items), "field" if kind == "object" else "item"), path)
         if depth >= MOST_DEPTH:
             return Node("more", node.text)
         for place, (name, item) in enumerate(items):
             if self._left <= 0:
                 node.children.append(("", Node("more", f"{len(items) - place} more")))
                 break
-            node.children.append((name, self.grow(item, depth + 1)))
+            node.children.append((name, self.grow(item, depth + 1, f"{path}.{name}" if path else name)))
         return node
 
 

@@ -6,16 +6,20 @@ from typing import NoReturn
 
 import structlog
 from flask import Blueprint, Response, g, make_response, render_template
+from flask_babel import gettext as _
+from flask_babel import lazy_gettext
 from werkzeug.exceptions import HTTPException
 
+from batchinfer.admin.acting import find_way_back
 from batchinfer.errors import BatchinferError, Internal, MethodNotAllowed, NotFound
 
 TITLES = {
-    400: "That cannot be",
-    403: "Not with this key",
-    404: "Not here",
-    429: "Too often",
-    503: "Just now it does not answer",
+    400: lazy_gettext("That cannot be"),
+    403: lazy_gettext("Not with this key"),
+    404: lazy_gettext("Not here"),
+    409: lazy_gettext("Not any more"),
+    429: lazy_gettext("Too often"),
+    503: lazy_gettext("Just now it does not answer"),
 }
 log = structlog.get_logger(__name__)
 
@@ -35,9 +39,10 @@ def miss(rest: str) -> NoReturn:  # noqa: ARG001 - the path as it was asked for
 
 def show_error(error: BatchinferError) -> Response:
     """The page of an error."""
-    title = TITLES.get(error.status, "That went wrong")
+    title = TITLES.get(error.status, _("That went wrong"))
     response = make_response(
-        render_template("error.html", title=title, error=error, caller=g.get("caller")), error.status
+        render_template("error.html", title=title, error=error, caller=g.get("caller"), back=find_way_back()),
+        error.status,
     )
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)

@@ -43,8 +43,9 @@ def refuse_other_sites() -> None:
 
 
 def set_headers(response: Response) -> Response:
-    """The strict headers; a page is never stored, files and pictures set their own Cache-Control."""
-    response.headers["Content-Security-Policy"] = CSP
+    """The strict headers; a page is never stored, files and pictures set their own Cache-Control, and a report, which
+    is a page of its own, its own stricter policy."""
+    response.headers.setdefault("Content-Security-Policy", CSP)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from batchinfer.admin.answers import read_tree
+from batchinfer.admin.judging import UNSURE, compare, judge
 from batchinfer.admin.live import render_live
 from batchinfer.admin.repeat import write_curl
 from batchinfer.admin.session import get_caller, get_context
+from batchinfer.admin.waterfall import draw_rows, draw_way
 from batchinfer.domain import ids
-from batchinfer.domain.jobs import TERMINAL, Job
+from batchinfer.domain.bulk_acts import REPEATABLE
+from batchinfer.domain.jobs import LIVE, TERMINAL, Job
+from batchinfer.errors import NotFound
 from batchinfer.services import jobs
-from batchinfer.store import pages
+from batchinfer.services.variants import CHANGED_FROM
+from batchinfer.store import pages, pages_job
 
-#: Parts of a run in the order in which they happen, each with the figure of `timings` that it is.
-PHASES = ("preparing", "prefill", "decoding")
+if TYPE_CHECKING:
+    from batchinfer.admin.judging import Line
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a job's time. `start` and `width` are thousandths of the whole."""
+class Comparison:
+    """Another job's answer held against this one's. `lines` None: too long; none at all: the same."""
 
-    name: str
-    seconds: float
-    place: int
-    start: float
-    width: float
+    job_id: str
+    lines: list[Line] | None
 
 
 def register(blueprint: Blueprint) -> None:
@@ -41,22 +42,30 @@ def show_job(job_id: str) -> Response:
     """The page. Raises NotFound."""
     context, caller = get_context(), get_caller()
     job = jobs.get_job(context, caller, ids.parse_id(ids.JOB, job_id))
+    timeline = jobs.read_timeline(context, caller, job.id)
     leaf = None
-    if job.document_id is not None and job.page is not None:
-        with context.db.transaction() as tx:
+    with context.db.transaction() as tx:
+        if job.document_id is not None and job.page is not None:
             leaf = pages.find_leaf(tx, caller.tenant_id, job.document_id, job.page)
-    answer = (job.result or {}).get("text")
+        answerer = pages_job.find_answerer(tx, caller.tenant_id, job.id)
     return render_live(
         "job.html",
         "_job.html",
         job=job,
         job_id=job_id,
         ended=job.state in TERMINAL,
+        can_cancel=job.state in LIVE,
+        can_retry=job.state in REPEATABLE and job.retry_id is None,
         leaf=leaf,
-        answer=answer,
-        tree=read_tree(answer) if answer else None,
-        attempts=jobs.list_attempts(context, caller, job.id)[::-1],
-        parts=split_time(job),
+        answer=(job.result or {}).get("text"),
+        judged=judge(job),
+        unsure=UNSURE,
+        answerer=answerer,
+        comparison=_compare(job),
+        attempts=[span.try_ for span in timeline.spans if span.try_ is not None][::-1],
+        timeline=timeline,
+        rows=draw_rows(timeline, job.usage),
+        way=draw_way(job, timeline),
         curl=write_curl(job, request.host_url),
     )
 
@@ -69,29 +78,18 @@ def send_answer(job_id: str) -> Response:
     return response
 
 
-def split_time(job: Job) -> list[Part]:
-    """Where an ended job's time went: waiting, then the phases that the engine measured, else the run."""
-    if job.finished_at is None or job.started_at is None:
-        return []
-    waited_s = (job.started_at - job.created_at).total_seconds()
-    ran_s = (job.finished_at - job.started_at).total_seconds()
-    spans = [(name, max(0.0, seconds)) for name, seconds in _find_phases(job.timings or {}, waited_s, ran_s)]
-    whole = sum(seconds for _, seconds in spans)
-    parts: list[Part] = []
-    start = 0.0
-    for place, (name, seconds) in enumerate(spans):
-        width = 1000 * seconds / whole if whole else 0.0
-        parts.append(Part(name, seconds, place, round(start, 2), round(width, 2)))
-        start += width
-    return parts
-
-
-def _find_phases(timings: dict[str, Any], waited_s: float, ran_s: float) -> list[tuple[str, float]]:
-    measured = {name: float(value) for name, value in timings.items() if isinstance(value, int | float)}
-    phases = [(name, measured[name]) for name in PHASES if name in measured]
-    if not phases:
-        return [("waiting", waited_s), ("running", ran_s)]
-    # A claimed job waits in the engine until a row is free; what no phase explains went into writing the result.
-    in_engine_s = measured.get("waiting", 0.0)
-    stored_s = ran_s - in_engine_s - sum(seconds for _, seconds in phases)
-    return [("waiting", waited_s + in_engine_s), *phases, ("storing", stored_s)]
+def _compare(job: Job) -> Comparison | None:
+    """Against the job that the address names, else against the one that this one was made from."""
+    asked = request.args.get("against")
+    named = asked or job.metadata.get(CHANGED_FROM)
+    if not isinstance(named, str) or job.result is None:
+        return None
+    try:
+        other = jobs.get_job(get_context(), get_caller(), ids.parse_id(ids.JOB, named))
+    except NotFound:
+        if asked:
+            raise
+        return None  # anybody may write anything into metadata
+    if other.result is None or other.id == job.id:
+        return None
+    return Comparison(ids.show_id(ids.JOB, other.id), compare(other.result["text"], job.result["text"]))

@@ -10,14 +10,13 @@ from flask import Flask, current_app, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 
 from batchinfer.services.context import Caller, Context
+from batchinfer.services.sessions import LOOKING
 from batchinfer.store import keys
 
 if TYPE_CHECKING:
     from batchinfer.store.keys import StoredKey
 
 _CONTEXT = "batchinfer.admin"
-#: Any of these lets a key look at the pages.
-LOOKING = frozenset({"read", "admin"})
 
 
 class AdminSessions(SecureCookieSessionInterface):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from batchinfer.admin.language import find_zone_name, in_zone
 from batchinfer.admin.repeat import picture_name
 from batchinfer.domain import ids
 from batchinfer.store.pages import COUNT_CAP
@@ -48,6 +49,7 @@ def register(blueprint: Blueprint) -> None:
 def _names() -> dict[str, Any]:
     return {
         "show_job": lambda value: ids.show_id(ids.JOB, value),
+        "show_batch": lambda value: ids.show_id(ids.BATCH, value),
         "show_document": lambda value: ids.show_id(ids.DOCUMENT, value),
         "picture_name": picture_name,
         "most_chars": MOST_CHARS,
@@ -103,16 +105,16 @@ def since(start: datetime | None, end: datetime | None = None) -> str:
 
 
 def clock(at: datetime | None) -> str:
-    """Time of day in UTC, with the day where it is not today's."""
+    """Time of day in the page's zone, with the day where it is not today's."""
     if at is None:
         return "–"
-    at = at.astimezone(UTC)
-    return f"{at:%H:%M:%S}" if at.date() == datetime.now(UTC).date() else f"{at:%Y-%m-%d %H:%M}"
+    at = in_zone(at)
+    return f"{at:%H:%M:%S}" if at.date() == in_zone(datetime.now(UTC)).date() else f"{at:%Y-%m-%d %H:%M}"
 
 
 def moment(at: datetime | None) -> str:
-    """Day and time in UTC, to the second."""
-    return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    """Day and time in the page's zone, to the second, with the zone's name."""
+    return "–" if at is None else f"{in_zone(at):%Y-%m-%d %H:%M:%S} {find_zone_name()}"
 
 
 def number(value: float | None, places: int = 0) -> str:

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, session, url_for
 
+from batchinfer.admin.acting import find_came_from
 from batchinfer.admin.guard import Throttle
-from batchinfer.admin.session import LOOKING, find_caller, get_context, sign_in
-from batchinfer.errors import BatchinferError, Forbidden, Unauthenticated
-from batchinfer.services import keys
-from batchinfer.store.keys import find_key
+from batchinfer.admin.session import find_caller, get_context, sign_in
+from batchinfer.errors import BatchinferError, Unauthenticated
+from batchinfer.services.sessions import begin_session, end_session
 
 if TYPE_CHECKING:
     from werkzeug.wrappers import Response as BaseResponse
-
-    from batchinfer.store.keys import StoredKey
 
 #: Views that anybody may see.
 OPEN = frozenset({"admin.static", "admin.show_sign_in", "admin.take_sign_in", "admin.sign_out"})
@@ -40,13 +38,15 @@ def require_session() -> BaseResponse | None:
         return None
     if request.headers.get("HX-Request"):  # a live region: make the whole page load again, and so come to the door
         return Response(status=401, headers={"HX-Refresh": "true"})
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
-    return redirect(url_for("admin.show_sign_in", next=wanted), 303)
+    if request.method == "GET":
+        return redirect(url_for("admin.show_sign_in", next=request.full_path.rstrip("?")), 303)
+    # A form came too late: nothing is done, and after signing in one is back at the page where it was.
+    return redirect(url_for("admin.show_sign_in", next=find_came_from(), late=1), 303)
 
 
 def show_sign_in() -> Response:
-    """The form."""
-    return _form(None, 200)
+    """The form; `late` says that another form came after its session had ended."""
+    return _form(None, 200, late="late" in request.args)
 
 
 def take_sign_in() -> BaseResponse:
@@ -54,7 +54,7 @@ def take_sign_in() -> BaseResponse:
     address = request.remote_addr or ""
     try:
         throttle.check(address)
-        key = _find_key(request.form.get("key", "").strip())
+        key = begin_session(get_context(), request.form.get("key", "").strip())
     except BatchinferError as error:
         if isinstance(error, Unauthenticated):
             throttle.count_failure(address)
@@ -64,26 +64,17 @@ def take_sign_in() -> BaseResponse:
 
 
 def sign_out() -> BaseResponse:
-    """End the session."""
+    """End the session; of one that had ended nothing is noted."""
+    caller = find_caller()
+    if caller is not None:
+        end_session(get_context(), caller)
     session.clear()
     return redirect(url_for("admin.show_sign_in"), 303)
 
 
-def _find_key(token: str) -> StoredKey:
-    """The stored key of a valid token that may look. Raises Unauthenticated, Forbidden."""
-    caller = keys.authenticate(get_context(), token)
-    if not caller.scopes & LOOKING:
-        raise Forbidden("This key may not look at the pages. Use one with the scope 'read'.")
-    with get_context().db.transaction() as tx:
-        key = find_key(tx, token.split("_")[1])
-    if key is None or key.id != caller.key_id:
-        raise Unauthenticated("This key has just been removed. Use another one.")
-    return key
-
-
-def _form(error: BatchinferError | None, status: int) -> Response:
+def _form(error: BatchinferError | None, status: int, *, late: bool = False) -> Response:
     target = request.form.get("next") or request.args.get("next")
-    response = make_response(render_template("sign_in.html", error=error, next=target), status)
+    response = make_response(render_template("sign_in.html", error=error, next=target, late=late), status)
     if error is not None and error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

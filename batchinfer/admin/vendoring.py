@@ -28,7 +28,18 @@ class Package:
     files: tuple[tuple[str, str], ...]
 
 
-PACKAGES = (Package("htmx.org", "4.0.1", (("dist/htmx.min.js", "htmx.min.js"), ("LICENSE", "htmx.LICENSE.txt"))),)
+PACKAGES = (
+    Package("htmx.org", "4.0.1", (("dist/htmx.min.js", "htmx.min.js"), ("LICENSE", "htmx.LICENSE.txt"))),
+    Package(
+        "uplot",
+        "1.6.32",
+        (
+            ("dist/uPlot.iife.min.js", "uplot.min.js"),
+            ("dist/uPlot.min.css", "uplot.min.css"),
+            ("LICENSE", "uplot.LICENSE.txt"),
+        ),
+    ),
+)
 
 
 def fetch(package: Package, folder: Path) -> None:

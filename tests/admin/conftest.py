@@ -27,11 +27,11 @@ class Browser(FlaskClient):
         return super().open(*args, **{"buffered": True, **options})
 
 
-def load_stage() -> ModuleType:
-    """The module beside this file; test folders are no packages."""
-    name = "batchinfer_admin_stage"
+def load_stage(beside: str = "stage") -> ModuleType:
+    """A module beside this file; test folders are no packages."""
+    name = f"batchinfer_admin_{beside}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("stage.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{beside}.py"))
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -43,6 +43,12 @@ def load_stage() -> ModuleType:
 def stage(context: Context, caller: Caller) -> object:
     """Jobs of `caller`'s tenant, moved by the test."""
     return load_stage().Stage(context, caller).open()
+
+
+@pytest.fixture
+def fleet(context: Context, caller: Caller) -> object:
+    """Models, hosts and replicas, moved by the test."""
+    return load_stage("stage_fleet").Fleet(context, caller)
 
 
 @pytest.fixture

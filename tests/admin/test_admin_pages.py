@@ -34,7 +34,7 @@ def show(job: Any) -> str:
 
 
 def rows(page: str) -> list[str]:
-    return re.findall(r'<tr id="(job_[0-9a-f]{32})">', page)
+    return re.findall(r'<tr id="(job_[0-9a-f]{32})"', page)
 
 
 def test_an_empty_installation_teaches_the_first_step(client: FlaskClient) -> None:
@@ -254,7 +254,7 @@ def test_a_database_that_does_not_answer_is_a_page(client: FlaskClient, context:
     def fail(*_: object, **__: object) -> None:
         raise Unavailable("The database does not answer.", retry_after_s=5)
 
-    monkeypatch.setattr("batchinfer.store.pages.list_rows", fail)
+    monkeypatch.setattr("batchinfer.store.pages.search_rows", fail)
     answer = client.get("/admin/jobs")
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert "The database does not answer." in answer.text
@@ -264,7 +264,7 @@ def test_a_fault_of_ours_shows_no_trace(client: FlaskClient, monkeypatch: pytest
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("batchinfer.store.pages.list_rows", fail)
+    monkeypatch.setattr("batchinfer.store.pages.search_rows", fail)
     answer = client.get("/admin/jobs")
     assert answer.status_code == 500
     assert "secret detail" not in answer.text

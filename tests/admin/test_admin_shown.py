@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ import pytest
 
 from batchinfer.admin import shown
 from batchinfer.admin.answers import MOST_NODES, Node, read_tree
-from batchinfer.admin.charts import draw_minutes, round_up
-from batchinfer.admin.job import split_time
+from batchinfer.admin.charts import round_up
 from batchinfer.admin.repeat import write_curl
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import Job, JobClass, JobState
-from batchinfer.store.series import Minute
 
 
 def make_job(**changes: Any) -> Job:
@@ -55,8 +53,8 @@ def test_an_answer_that_is_json_is_a_tree() -> None:
     tree = read_tree(' {"total": 12.50, "lines": [{"a": null}, true], "vendor": "Ümlaut"} ')
     assert tree is not None
     assert [name for name, _ in tree.children] == ["total", "lines", "vendor"]
-    assert dict(tree.children)["total"] == Node("number", "12.5")
-    assert dict(tree.children)["lines"].children[1][1] == Node("bool", "true")
+    assert dict(tree.children)["total"] == Node("number", "12.5", "total")
+    assert dict(tree.children)["lines"].children[1][1] == Node("bool", "true", "lines.1")
 
 
 @pytest.mark.parametrize("text", ["", "plain", '"text"', "12", "{broken", "[" * 200_000, "[" * 50_000 + "]" * 50_000])
@@ -116,26 +114,6 @@ def test_the_command_sends_the_same_prompt_whatever_is_in_it(tmp_path: Path, pic
 def test_a_prompt_too_long_for_a_command_has_none() -> None:
     content = [{"type": "text", "text": "x" * 40_000}]
     assert write_curl(make_job(prompt={"messages": [{"role": "user", "content": content}]}), "http://a") is None
-
-
-def test_the_parts_of_a_run_fill_the_bar() -> None:
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    times = {"started_at": start + timedelta(seconds=3), "finished_at": start + timedelta(seconds=4)}
-    parts = split_time(make_job(**times, timings={"waiting": 0.1, "prefill": 0.25, "decoding": 0.55, "rows": 4}))
-    assert [part.name for part in parts] == ["waiting", "prefill", "decoding", "storing"]
-    assert [part.seconds for part in parts] == pytest.approx([3.1, 0.25, 0.55, 0.1])
-    assert sum(part.width for part in parts) == pytest.approx(1000, abs=0.1)
-    assert [part.name for part in split_time(make_job(**times))] == ["waiting", "running"]
-    assert split_time(make_job()) == []
-
-
-def test_the_chart_has_a_bar_for_every_minute() -> None:
-    now = datetime(2026, 1, 1, 12, 30, 20, tzinfo=UTC)
-    full = Minute(now.replace(second=0), 0, 7, 1, 0, 1, 1, 0, 0, 0, 0, 0)
-    chart = draw_minutes([full], until=now, count=60)
-    assert (len(chart.bars), chart.total, chart.top) == (60, 10, 10)
-    assert (chart.bars[-1].done_height, chart.bars[-1].lost_height) == (70, 30)
-    assert draw_minutes([], until=now, count=60).top == 1
 
 
 @pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 5), (6, 10), (11, 20), (999, 1000), (1001, 2000)])

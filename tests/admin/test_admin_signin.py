@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Caller, Context
 
-PAGES = ("/admin/", "/admin/jobs", "/admin/jobs/job_" + "0" * 32, "/admin/jobs/job_" + "0" * 32 + "/images/0")
+PAGES = (
+    "/admin/",
+    "/admin/jobs",
+    "/admin/schedules",
+    "/admin/runs",
+    "/admin/keys",
+    "/admin/settings",
+    "/admin/audit",
+    "/admin/jobs/job_" + "0" * 32,
+    "/admin/jobs/job_" + "0" * 32 + "/images/0",
+)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -82,6 +92,30 @@ def test_a_revoked_key_ends_its_session(client: FlaskClient, context: Context, c
     assert client.get("/admin/").status_code == 303
     fragment = client.get("/admin/", headers={"HX-Request": "true"})
     assert (fragment.status_code, fragment.headers["HX-Refresh"]) == (401, "true")
+
+
+@pytest.mark.parametrize(
+    ("referer", "target"),
+    [
+        ("http://localhost/admin/jobs?state=failed", "/admin/jobs?state=failed"),
+        ("http://localhost/admin/schedules/new", "/admin/schedules/new"),
+        ("https://elsewhere.example/admin/jobs", None),
+        (None, None),
+    ],
+)
+def test_a_form_that_comes_after_the_session_does_nothing_and_leads_back_to_its_page(
+    client: FlaskClient, context: Context, caller: Caller, api_key: str, referer: str | None, target: str | None
+) -> None:
+    _, other = keys.create_key(context, "another", ["read"])
+    with context.db.transaction() as tx:
+        stored_keys.revoke_key(tx, caller.tenant_id, caller.key_id)
+    headers = {"Referer": referer} if referer else {}
+    door = client.post("/admin/schedules/new", headers=headers, data={"name": "late"}, follow_redirects=True)
+    assert door.request.path == "/admin/sign-in"
+    assert "Your session had ended, so nothing was done." in door.text
+    assert (f'name="next" value="{target}"' in door.text) is (target is not None)
+    back = client.post("/admin/sign-in", data={"key": other, "next": target or ""})
+    assert back.headers["Location"] == (target or "/admin/")
 
 
 def test_signing_out_ends_the_session(client: FlaskClient) -> None:

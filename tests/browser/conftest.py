@@ -102,7 +102,8 @@ class Look:
 
     def listen(self) -> None:
         def note_message(message: Any) -> None:
-            if message.type in {"error", "warning"}:
+            # A poll that ran out on a crowded machine is no fault of a page: its bar turns amber (test_live.py).
+            if message.type in {"error", "warning"} and "htmx:error: timeout" not in message.text:
                 self.trouble.append(f"console: {message.text}")
 
         def note_request(request: Any) -> None:

@@ -41,10 +41,10 @@ def test_the_list_grows_and_an_open_table_stays_open(look: Callable[..., Any], s
 
     with look() as window:
         window.sign_in()
-        window.page.get_by_text("Show as table").click()
+        window.page.locator("#chart-ended summary").click()
         stage.answer(stage.submit("First."), "Done.")
-        expect(window.page.locator("#chart-table tbody th")).to_have_count(1)
-        expect(window.page.locator("#chart-table")).to_have_attribute("open", "")
+        expect(window.page.locator(".tile", has_text="Succeeded").locator("b")).to_have_text("1")
+        expect(window.page.locator("#chart-ended details")).to_have_attribute("open", "")
         window.open("/admin/jobs")
         expect(window.page.locator("table.jobs tbody tr")).to_have_count(1)
         stage.submit("Second.")
@@ -163,6 +163,6 @@ def test_a_copied_command_is_in_the_clipboard_or_selected(look: Callable[..., An
     with look() as window:
         window.sign_in()
         window.open(path_of(job))
-        window.page.get_by_role("button", name="Copy").click()
-        expect(window.page.locator("[data-copy]")).not_to_have_text("Copy")
+        window.page.get_by_role("button", name="Copy", exact=True).click()
+        expect(window.page.locator("[data-copy=curl]")).not_to_have_text("Copy")
         window.check()

@@ -12,7 +12,7 @@ import pytest
 from batchinfer.domain import ids
 from batchinfer.domain.jobs import JobClass
 from batchinfer.samples import draw_page
-from batchinfer.store.tables import minutes
+from batchinfer.store.series_tables import minutes
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
@@ -51,6 +51,7 @@ def fill(stage: Any) -> dict[str, str]:
     return {
         "overview": "/admin/",
         "jobs": "/admin/jobs",
+        "doctor": "/admin/doctor",
         "document": f"/admin/jobs?document={ids.show_id(ids.DOCUMENT, document)}",
         "none": "/admin/jobs?state=expired",
         "nowhere": "/admin/nowhere",

@@ -22,7 +22,7 @@
     if (!button) return;
     const label = button.querySelector("[data-theme-label]");
     const show = () => {
-      label.textContent = theme[0].toUpperCase() + theme.slice(1);
+      label.textContent = button.dataset.words.split("|")[THEMES.indexOf(theme)];
       button.dataset.themeButton = theme;
     };
     button.addEventListener("click", () => {
