@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
@@ -107,6 +109,9 @@ class Settings(BaseSettings):
     poll_s: float = Field(1.0, ge=0.02, le=60, description="Longest wait of a worker for an announcement.")
     reap_s: float = Field(5.0, ge=0.1, le=600, description="Time between two looks for dead leases.")
     watchdog_s: float = Field(120.0, ge=1, description="Longest time without an engine step before a worker ends.")
+    warm_before_s: float = Field(
+        600.0, ge=0, le=86400, description="Weights are read ahead so long before a schedule needs them; 0: never."
+    )
     task_events: bool = Field(False, description="Workers tell Celery's tools, as Flower, how each job fares.")
     drain_s: float = Field(20.0, ge=0, description="Time that a stopping worker gives to what it runs.")
 
@@ -257,6 +262,44 @@ class Settings(BaseSettings):
                 f"{PREFIX}REDIS_URL must be a redis:// or rediss:// address. Set it, or start with `batchinfer up`."
             )
         return url
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """A setting for people: its variable, what is in force and the default as text, where it comes from (environment,
+    default, or the command that started this), and what it means. A secret is "set" or "unset"."""
+
+    name: str
+    variable: str
+    value: str
+    default: str
+    source: str
+    meaning: str
+
+
+def list_settings(settings: Settings) -> list[SettingRow]:
+    """Every setting, in the order in which they are declared; secrets never in clear."""
+    return [
+        SettingRow(
+            name,
+            PREFIX + name.upper(),
+            _show(getattr(settings, name)),
+            _show(field.default),
+            _find_source(PREFIX + name.upper(), getattr(settings, name) == field.default),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _find_source(variable: str, is_default: bool) -> str:
+    return "environment" if variable in os.environ else "default" if is_default else "command"
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "unset"
+    return "set" if isinstance(value, SecretStr) else str(value)
 
 
 def load_settings(**overrides: object) -> Settings:

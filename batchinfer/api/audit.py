@@ -17,6 +17,7 @@ from batchinfer.api.queries import AuditQuery
 from batchinfer.api.state import current
 from batchinfer.domain.ids import ACT, KEY, show_id
 from batchinfer.services import audit
+from batchinfer.store.audit import Wanted
 
 if TYPE_CHECKING:
     from batchinfer.store.audit import StoredAct
@@ -34,9 +35,8 @@ routes = APIBlueprint(
 @routes.get("/audit", operation_id="list_audit", responses={200: AuditList})
 def list_audit(query: AuditQuery) -> Response:
     """What administrators did to your tenant, for the operator to every one; newest first."""
-    page = audit.list_acts(
-        current().context, caller(), action=query.action, after=read_cursor(ACT, query.after), limit=query.limit
-    )
+    after = read_cursor(ACT, query.after)
+    page = audit.list_acts(current().context, caller(), Wanted(action=query.action), after=after, limit=query.limit)
     return reply(AuditList(**show_page(page, show_act)))
 
 

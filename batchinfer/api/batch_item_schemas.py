@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from batchinfer.api.batch_schemas import BatchFaults
 from batchinfer.api.schemas import ErrorDetail, MaybeTime, Time
-from batchinfer.domain.batch_items import MAX_NAMED, ONLY
+from batchinfer.domain.batch_items import MAX_CODES, MAX_NAMED, ONLY
 from batchinfer.domain.jobs import JobState
 
 
@@ -109,6 +109,13 @@ _RETRY = {
             "minItems": 1,
             "maxItems": MAX_NAMED,
             "description": "Of those only these.",
+        },
+        "codes": {
+            "type": ["array", "null"],
+            "items": {"type": "string"},
+            "minItems": 1,
+            "maxItems": MAX_CODES,
+            "description": "Of those only what ended for these reasons, as `errors` names them.",
         },
         "merge": {"type": ["boolean", "null"], "description": "The files hold all lines of both; true unless set."},
         "completion_window": {"type": ["string", "null"], "description": "That of the batch unless set."},

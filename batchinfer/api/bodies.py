@@ -39,7 +39,7 @@ _NUMBERS = (
     "preparing", "queued", "running", "rendering", "oldest_waiting_s", "oldest_snapshot_s", "succeeded_last_hour",
     "failed_last_hour", "images_per_s", "tokens_per_s", "jobs_per_s",
 )  # fmt: skip
-_RESULT = ("text", "finish_reason", "model", "revision", "engine")
+_RESULT = ("text", "finish_reason", "model", "revision", "engine", "versions")
 
 
 def reply(body: BaseModel, status: int = 200) -> Response:

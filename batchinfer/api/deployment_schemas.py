@@ -10,8 +10,9 @@ from batchinfer.api.schemas import ErrorDetail, MaybeTime, Time
 from batchinfer.domain import deployments as domain
 from batchinfer.domain.goldens import MAX_GOLDENS
 from batchinfer.domain.jobs import JobClass
+from batchinfer.domain.launches import DTYPES, QUANTISATIONS
 from batchinfer.domain.replicas import ReplicaState, Wanted
-from batchinfer.domain.swaps import SwapState
+from batchinfer.domain.swaps import WITHIN_S, SwapState
 
 
 class ReplicaBody(BaseModel):
@@ -34,6 +35,7 @@ class ReplicaBody(BaseModel):
     load_s: float | None = Field(description="Seconds from its row to ready.")
     phases: dict[str, float] | None = Field(description="Seconds of its start: start, read, copy, warm_up, verify.")
     versions: dict[str, str] | None = Field(description="Of the engine and the libraries under it.")
+    choice: str | None = Field(description="Of the engine `auto`: which one it took, and why.")
     created_at: Time
     ready_at: MaybeTime
     ended_at: MaybeTime
@@ -59,6 +61,7 @@ class SwapBody(BaseModel):
     rollback: bool
     drain_first: bool
     goldens: int
+    within_s: int | None = Field(description="The seconds after which it has failed; null: no limit.")
     error: ErrorDetail | None
 
 
@@ -85,6 +88,7 @@ class DeploymentBody(BaseModel):
     priority: int
     labels: dict[str, str]
     options: dict[str, Any]
+    goldens: int = Field(description="How many golden prompts it has, to which `auto` holds vLLM.")
     failures: int = Field(description="Loads that failed one after the other.")
     next_try_at: MaybeTime
     error: ErrorDetail | None = Field(description="What the last load that failed said.")
@@ -171,6 +175,14 @@ def _whole(low: int, high: int, description: str = "") -> dict[str, Any]:
 
 _WORD = {"type": "string", "minLength": 1, "maxLength": domain.MAX_REVISION_CHARS}
 _SHORT = {"type": "string", "minLength": 1, "maxLength": domain.MAX_LABEL_CHARS}
+_GOLDENS = _or_null({"type": "array", "items": {"type": "object"}, "maxItems": MAX_GOLDENS})
+_TIME = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": domain.MAX_IDLE_S},
+        {"type": "string", "pattern": "^[1-9][0-9]{0,4}[mhd]$"},
+        {"type": "null"},
+    ],
+}
 _SPEC = {
     "type": "object",
     "additionalProperties": False,
@@ -180,20 +192,13 @@ _SPEC = {
         "revision": _or_null({**_WORD, "description": "One that is fetched; null: the model's own."}),
         "engine": _or_null({"enum": list(domain.ENGINES)}),
         "replicas": _whole(0, domain.MAX_REPLICAS),
-        "dtype": _or_null({"enum": list(domain.DTYPES)}),
-        "quantisation": _or_null({"enum": list(domain.QUANTISATIONS)}),
+        "dtype": _or_null({"enum": list(DTYPES)}),
+        "quantisation": _or_null({"enum": list(QUANTISATIONS)}),
         "memory_mib": _whole(1, domain.MAX_MEMORY_MIB, "The most that a replica may take of its device."),
         "slots": _whole(1, domain.MAX_SLOTS),
         "class": _or_null({"enum": [str(job_class) for job_class in JobClass]}),
         "pinned": _or_null({"type": "boolean"}),
-        "idle_s": {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": domain.MAX_IDLE_S},
-                {"type": "string", "pattern": "^[1-9][0-9]{0,4}[mhd]$"},
-                {"type": "null"},
-            ],
-            "description": "Unloaded after so long without a job: seconds, or 30m, 8h, 7d.",
-        },
+        "idle_s": {**_TIME, "description": "Unloaded after so long without a job: seconds, or 30m, 8h, 7d."},
         "priority": _whole(-domain.MAX_PRIORITY, domain.MAX_PRIORITY, "The larger one is placed first."),
         "labels": _or_null(
             {
@@ -202,6 +207,7 @@ _SPEC = {
             }
         ),
         "options": _or_null({"type": "object", "description": "Of the engine."}),
+        "golden": _GOLDENS,
     },
     "required": ["model"],
 }  # fmt: skip
@@ -209,17 +215,26 @@ _DRAIN = {
     "type": ["boolean", "null"],
     "description": "The old revision may be drained first where both do not fit; jobs then wait for the new one.",
 }
+_WITHIN = {
+    **_TIME,
+    "description": f"It has failed after so long: seconds, or 30m, 8h, 7d; {WITHIN_S} unless set.",
+}
 _SWAP = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
         "revision": _WORD,
-        "golden": _or_null({"type": "array", "items": {"type": "object"}, "maxItems": MAX_GOLDENS}),
+        "golden": _GOLDENS,
         "drain_first": _DRAIN,
+        "within_s": _WITHIN,
     },
     "required": ["revision"],
 }
-_ROLLBACK = {"type": "object", "additionalProperties": False, "properties": {"drain_first": _DRAIN}}
+_ROLLBACK = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"drain_first": _DRAIN, "within_s": _WITHIN},
+}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "DeploymentSpec": _SPEC, "DeploymentSwap": _SWAP, "DeploymentRollback": _ROLLBACK,
 }  # fmt: skip

@@ -39,7 +39,7 @@ routes = APIBlueprint(
 _ONE = "/deployments/<deployment_id>"
 _PLAIN = (
     "model", "revision", "previous_revision", "next_revision", "device", "engine", "replicas", "dtype", "quantisation",
-    "memory_mib", "slots", "pinned", "idle_s", "priority", "labels", "options", "failures",
+    "memory_mib", "slots", "pinned", "idle_s", "priority", "labels", "options", "goldens", "failures",
 )  # fmt: skip
 
 
@@ -51,7 +51,9 @@ def launch_deployment() -> Response:
     """Want a model on a device. The load begins within a second; jobs wait for it."""
     caller().require("launch")
     body, idempotency = read_json("/v1/deployments")
-    standing, replayed = deployments.launch(current().context, caller(), parse_deployment(body), idempotency)
+    standing, replayed = deployments.launch(
+        current().context, caller(), parse_deployment(body, current().limits), idempotency
+    )
     return _answer(standing, replayed=replayed, status=201)
 
 
@@ -63,7 +65,7 @@ def ensure_deployment() -> Response:
     """Launch it, or change what is there to what is said; what is not said stays. Twice is as once."""
     caller().require("launch")
     body, _ = read_json("/v1/deployments/ensure")
-    standing, done = deployments.ensure(current().context, caller(), parse_deployment(body))
+    standing, done = deployments.ensure(current().context, caller(), parse_deployment(body, current().limits))
     return reply(schemas.EnsuredDeployment.model_validate({**_tell(standing), "done": done}))
 
 
@@ -105,9 +107,8 @@ def rollback_deployment(path: DeploymentPath) -> Response:
     check_key()
     deployment_id = _read_id(path)
     body, idempotency = read_optional_json(f"/v1/deployments/{deployment_id.hex}/rollback")
-    standing, replayed = swapping.rollback(
-        current().context, caller(), deployment_id, drain_first=parse_rollback(body), idempotency=idempotency
-    )
+    request = parse_rollback(body)
+    standing, replayed = swapping.rollback(current().context, caller(), deployment_id, request, idempotency)
     return _answer(standing, replayed=replayed)
 
 
@@ -179,6 +180,7 @@ def _tell_swap(swap: dict[str, Any] | None) -> dict[str, Any] | None:
         "rollback": swap["rollback"],
         "drain_first": swap["drain_first"],
         "goldens": swap["goldens"],
+        "within_s": swap.get("within_s"),
         "error": show_error(swap.get("error")),
     }
 
@@ -195,6 +197,7 @@ def show_replica(replica: Replica) -> schemas.ReplicaBody:
             "id": show_id(REPLICA, replica.id),
             "deployment_id": show_id(DEPLOYMENT, replica.deployment_id) if replica.deployment_id else None,
             **{name: getattr(replica, name) for name in _OF_REPLICA},
+            "choice": ((replica.verdict or {}).get("choice") or {}).get("reason"),
             "status": replica.state,
             "error": show_error(replica.error),
             "load_s": round((ready_at - created_at).total_seconds(), 3) if ready_at else None,

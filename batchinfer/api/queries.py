@@ -190,7 +190,7 @@ class KeysQuery(PageQuery):
 class AuditQuery(PageQuery):
     """Which acts, newest first."""
 
-    action: Word | None = Field(None, description="Acts of this kind, key.create for example.")
+    action: Word | None = Field(None, description="Acts of this kind: key.create, or key for all on keys.")
 
 
 class FleetEventsQuery(PageQuery):

@@ -19,7 +19,7 @@ class RevisionFile(BaseModel):
 
 
 class ProgressBody(BaseModel):
-    """How far a fetch is. `left_s` is null while nothing comes."""
+    """How far a fetch, or a verify, is. `left_s` is null while nothing comes."""
 
     bytes: int
     total_bytes: int
@@ -29,8 +29,8 @@ class ProgressBody(BaseModel):
 
 
 class RevisionBody(BaseModel):
-    """The files of a model under one hash, which is `id`. `progress` is there while they are fetched; `error` says what
-    a fetch waits for, or why the revision failed."""
+    """The files of a model under one hash, which is `id`. `progress` is there while they are fetched or read again;
+    `error` says what that waits for, or why the revision failed."""
 
     id: str
     object: Literal["model.revision"] = "model.revision"
@@ -44,6 +44,7 @@ class RevisionBody(BaseModel):
     error: ErrorDetail | None
     created_at: Time
     fetched_at: MaybeTime
+    checked_at: MaybeTime = Field(description="When all files were last read and were what they should be.")
     verified_at: MaybeTime
     pruned_at: MaybeTime
 

@@ -69,9 +69,18 @@ def fetch_revision(path: RevisionPath) -> Response:
     return reply(show_to_caller(registry.fetch(current().context, caller(), path.model, path.revision)))
 
 
+@routes.post(
+    f"{_ONE}/verify", operation_id="verify_revision", responses={200: schemas.RevisionBody, **refusals(409)}
+)  # fmt: skip
+def verify_revision(path: RevisionPath) -> Response:
+    """Have a CPU worker read its files again and hold them to their SHA-256; `checked_at` or `error` say how it went.
+    Twice, while it is under way, is as once."""
+    return reply(show_to_caller(registry.verify(current().context, caller(), path.model, path.revision)))
+
+
 @routes.post(f"{_ONE}/cancel", operation_id="cancel_fetch", responses={200: schemas.RevisionBody})
 def cancel_fetch(path: RevisionPath) -> Response:
-    """End a fetch; what has come is kept for the next one. Twice is as once."""
+    """End a fetch, or a verify; what has come is kept for the next one. Twice is as once."""
     return reply(show_to_caller(registry.cancel_fetch(current().context, caller(), path.model, path.revision)))
 
 
@@ -91,14 +100,20 @@ def show_revision(revision: Revision, *, whole: bool = True) -> schemas.Revision
             "bytes": revision.size_bytes,
             "files": [{"name": one["name"], "bytes": one["size"], "sha256": one["sha256"]} for one in revision.files],
             "facts": revision.facts,
-            "progress": _show_progress(revision) if revision.state == RevisionState.FETCHING else None,
+            "progress": _show_progress(revision) if _is_under_way(revision) else None,
             "error": show_error(revision.error),
             "created_at": to_unix(revision.created_at),
             "fetched_at": to_unix(revision.fetched_at),
+            "checked_at": to_unix(revision.checked_at),
             "verified_at": to_unix(revision.verified_at),
             "pruned_at": to_unix(revision.pruned_at),
         }
     )
+
+
+def _is_under_way(revision: Revision) -> bool:
+    """Whether its files are fetched, or read again, or will be."""
+    return revision.state == RevisionState.FETCHING or revision.progress is not None
 
 
 def _show_progress(revision: Revision) -> dict[str, Any]:

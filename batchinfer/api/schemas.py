@@ -53,6 +53,9 @@ class Result(BaseModel):
     model: str
     revision: str
     engine: str
+    versions: dict[str, str] | None = Field(
+        description="Of batchinfer, the engine and the libraries or the server under it; null where no model was asked."
+    )
     confidence: dict[str, FieldConfidence] | None = Field(
         None, description="By the dotted path of each field, where `logprobs` were asked for and the answer is JSON."
     )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Replica(Noun):
-    """One model in one process. `phases` are the seconds of its start by phase."""
+    """One model in one process. `phases` are the seconds of its start by phase; `choice` is which engine `auto` took,
+    and why."""
 
     id: str
     deployment_id: str | None = None
@@ -37,6 +38,7 @@ class Replica(Noun):
     load_s: float | None = None
     phases: dict[str, float] | None = None
     versions: dict[str, str] | None = None
+    choice: str | None = None
     created_at: int
     ready_at: int | None = None
     ended_at: int | None = None
@@ -54,6 +56,7 @@ class Swap(Noun):
     rollback: bool = False
     drain_first: bool = False
     goldens: int = 0
+    within_s: int | None = None
     error: Problem | None = None
 
 
@@ -70,6 +73,7 @@ class Deployment(Noun):
     engine: str
     replicas: int
     labels: dict[str, str] = Field(default_factory=dict)
+    goldens: int = 0
     failures: int = 0
     next_try_at: int | None = None
     error: Problem | None = None
@@ -154,19 +158,29 @@ class Deployments:
         *,
         golden: Sequence[Mapping[str, Any]] = (),
         drain_first: bool = False,
+        within_s: int | str | None = None,
         idempotency_key: str | None = None,
     ) -> Deployment:
-        """Load another revision beside the one that serves; it takes over once it answers its golden prompts. It does
-        not wait. Raises NotFound, BadRequest, Conflict (a swap is under way, the revision is not fetched)."""
-        body = {"revision": revision, "golden": [dict(one) for one in golden], "drain_first": drain_first}
+        """Load another revision beside the one that serves; it takes over once it answers its golden prompts, and has
+        failed after `within_s` (seconds, or 30m, 8h). It does not wait. Raises NotFound, BadRequest, Conflict (a swap
+        is under way, the revision is not fetched)."""
+        body = {
+            "revision": revision, "golden": [dict(one) for one in golden], "drain_first": drain_first,
+            "within_s": within_s,
+        }  # fmt: skip
         made = self._transport.create(f"{self._path(deployment_id)}/swap", key=idempotency_key, json=body)
         return Deployment.model_validate(made)
 
     def rollback(
-        self, deployment_id: str, *, drain_first: bool = False, idempotency_key: str | None = None
+        self,
+        deployment_id: str,
+        *,
+        drain_first: bool = False,
+        within_s: int | str | None = None,
+        idempotency_key: str | None = None,
     ) -> Deployment:
         """Swap back to the revision that served before. It does not wait. Raises NotFound, Conflict."""
-        body = {"drain_first": drain_first}
+        body = {"drain_first": drain_first, "within_s": within_s}
         made = self._transport.create(f"{self._path(deployment_id)}/rollback", key=idempotency_key, json=body)
         return Deployment.model_validate(made)
 

@@ -74,8 +74,13 @@ class Models:
         """Have its files fetched. Twice is as once. Raises NotFound."""
         return Revision.model_validate(self._transport.ask("POST", f"{_path(name, revision)}/fetch"))
 
+    def verify(self, name: str, revision: str) -> Revision:
+        """Have its files read again and held to their SHA-256; `wait_fetched` waits for that, too, and `checked_at` or
+        `error` then say how it went. Raises NotFound, Conflict (they are not here)."""
+        return Revision.model_validate(self._transport.ask("POST", f"{_path(name, revision)}/verify"))
+
     def cancel_fetch(self, name: str, revision: str) -> Revision:
-        """End a fetch; what has come is kept. Twice is as once. Raises NotFound."""
+        """End a fetch, or a verify; what has come is kept. Twice is as once. Raises NotFound."""
         return Revision.model_validate(self._transport.ask("POST", f"{_path(name, revision)}/cancel"))
 
     def wait_fetched(
@@ -87,12 +92,13 @@ class Models:
         tell: Callable[[Revision], None] = lambda _: None,
         poll_s: float = 1.0,
     ) -> Revision:
-        """The revision once its fetch has ended, however it did; `tell` hears how far it is. Raises Overrun."""
+        """The revision once its fetch or verify has ended, however it did; `tell` hears how far it is. Raises
+        Overrun."""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not (found := self.get_revision(name, revision)).has_ended:
             tell(found)
             if until_s is not None and time.monotonic() >= until_s:
-                raise Overrun(f"The revision is still being fetched after {timeout_s:g} seconds. Wait again.")
+                raise Overrun(f"The revision is still being fetched or read after {timeout_s:g} seconds. Wait again.")
             time.sleep(poll_s)
         tell(found)
         return found

@@ -36,6 +36,8 @@ class Result(Noun):
     model: str
     revision: str
     engine: str
+    #: Of batchinfer, the engine and the libraries or the server under it; None where no model was asked.
+    versions: dict[str, str] | None = None
     #: By the dotted path of each field, {"mean", "min"} of its tokens' probabilities: with `logprobs`, of JSON.
     confidence: dict[str, dict[str, float]] | None = None
 
@@ -445,13 +447,14 @@ class Revision(Noun):
     error: Problem | None = None
     created_at: int | None = None
     fetched_at: int | None = None
+    checked_at: int | None = None
     verified_at: int | None = None
     pruned_at: int | None = None
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it is under way."""
-        return self.status != "fetching"
+        return self.status != "fetching" and self.progress is None
 
 
 class PrunedRevision(Noun):

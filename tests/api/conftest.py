@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
+from batchinfer.admin.session import attach_context
+from batchinfer.api.state import open_state
 from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import Usage
 from batchinfer.services import exporting, keys, models, reading, work
@@ -30,10 +32,20 @@ if TYPE_CHECKING:
 MODEL = "org/reader"
 
 
+#: The application of this run, once it was made: to compile its routes takes longer than most tests.
+_made: list[OpenAPI] = []
+
+
 @pytest.fixture
 def app(context: Context) -> OpenAPI:
     """The application on the test's own context."""
-    made = create_app(context=context)
+    if not _made:
+        _made.append(create_app(context=context))
+    made = _made[0]
+    open_state(made, context)
+    attach_context(made, context)
+    assert context.settings.secret_key is not None
+    made.secret_key = context.settings.secret_key.get_secret_value()
     made.testing = False  # errors are answered as in production
     return made
 

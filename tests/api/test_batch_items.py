@@ -193,6 +193,24 @@ def test_a_retry_may_pick_its_lines_and_leave_the_others(
     assert read_file(client, done["error_file_id"]) == ["b", "d"], "each line of both, as it ended last"
 
 
+def test_a_retry_may_pick_its_lines_by_why_they_failed(
+    client: FlaskClient, start: Callable[..., str], end: Callable[..., None], cpu: Any
+) -> None:
+    first = start(4)
+    end(None, "generation_failed", "json_invalid", "generation_failed")
+    finish_batch(client, cpu, first)
+    assert client.post(f"/v1/batches/{first}/retry", json={"codes": ["nothing"]}).json["error"]["code"] == (
+        "nothing_to_retry"
+    )
+    second = client.post(f"/v1/batches/{first}/retry", json={"codes": ["generation_failed"]}).json
+    cpu.work_on(work.READ)
+    end(None, None)
+    done = finish_batch(client, cpu, second["id"])
+    assert (done["request_counts"]["total"], done["request_counts"]["completed"]) == (2, 2)
+    assert read_file(client, done["output_file_id"]) == ["a", "b", "d"]
+    assert read_file(client, done["error_file_id"]) == ["c"]
+
+
 def test_lines_that_were_never_read_are_retried_with_the_cancelled(
     client: FlaskClient,
     context: Context,
@@ -268,6 +286,8 @@ def test_a_file_that_was_deleted_and_removed_cannot_be_read_again(
         ({"only": []}, "only"),
         ({"only": ["succeeded"]}, "only.0"),
         ({"custom_ids": []}, "custom_ids"),
+        ({"codes": []}, "codes"),
+        ({"codes": ["x" * 101]}, "codes.0"),
         ({"custom_ids": [1]}, "custom_ids.0"),
         ({"merge": "yes"}, "merge"),
         ({"completion_window": "soon"}, "completion_window"),

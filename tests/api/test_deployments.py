@@ -85,6 +85,27 @@ def test_a_deployment_from_its_launch_to_its_stop(client: FlaskClient, context: 
     assert client.get(at).json["stopped_at"] is not None
 
 
+def test_a_deployment_has_golden_prompts_from_its_launch(client: FlaskClient, context: Context) -> None:
+    golden = [{"id": "a", "prompt": "Say a.", "expect": "a"}]
+    made = client.post("/v1/deployments", json={"model": MODEL, "golden": golden}).json
+    assert made["goldens"] == 1
+    ensured = [
+        client.post("/v1/deployments/ensure", json={"model": MODEL, **more}).json
+        for more in ({"golden": golden}, {}, {"golden": [*golden, {"prompt": "x", "expect": "y"}]}, {"golden": None})
+    ]
+    assert [(one["done"], one["goldens"]) for one in ensured] == [
+        ("unchanged", 1), ("unchanged", 1), ("changed", 2), ("changed", 0)]  # fmt: skip
+    bad = client.post("/v1/deployments/ensure", json={"model": MODEL, "golden": [{"prompt": "x"}]})
+    assert (bad.status_code, bad.json["error"]["param"]) == (400, "golden.0.expect")
+    stand_by(context, made["id"], "rev1", "ready")
+    (told,) = client.get(f"/v1/deployments/{made['id']}").json["placed"]
+    assert told["choice"] is None
+    with context.db.transaction() as tx:
+        tx.execute(text("""UPDATE replicas SET verdict = '{"choice": {"kind": "ours", "reason": "Ours: so."}}'"""))
+    (told,) = client.get(f"/v1/deployments/{made['id']}").json["placed"]
+    assert told["choice"] == "Ours: so."
+
+
 def test_a_swap_and_its_way_back(client: FlaskClient, context: Context, app: OpenAPI, make_client: Any) -> None:
     made = client.post("/v1/deployments", json={"model": MODEL}).json["id"]
     at = f"/v1/deployments/{made}"

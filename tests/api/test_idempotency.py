@@ -116,7 +116,7 @@ AS_ONCE |= {"ensure", "stop", "drain"}
 AS_ONCE |= {"seal", "sample", "{job_id}", "golden"}
 
 #: Of models: the same source is the same revision, and files are fetched and taken away once.
-AS_ONCE |= {"models", "fetch", "prune", "plan"}
+AS_ONCE |= {"models", "fetch", "verify", "prune", "plan"}
 
 
 def test_every_route_that_makes_something_takes_a_key(client: FlaskClient) -> None:

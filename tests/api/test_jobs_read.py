@@ -27,6 +27,7 @@ def test_a_finished_job(client: FlaskClient, ask: Callable[..., dict[str, Any]],
         "revision": "rev1",
         "engine": "fake",
         "confidence": None,
+        "versions": None,
     }
     assert job["usage"]["prompt_tokens"] == 3
     assert job["usage"]["total_tokens"] == 5

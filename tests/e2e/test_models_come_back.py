@@ -49,6 +49,7 @@ def list_ready(up: Any) -> list[str]:
         return []
 
 
+@pytest.mark.long
 def test_all_models_come_back_after_all_was_killed(
     tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None]
 ) -> None:
@@ -74,6 +75,7 @@ def test_all_models_come_back_after_all_was_killed(
     assert second.left() == set()
 
 
+@pytest.mark.long
 def test_another_model_takes_the_place_of_the_one_of_the_last_start_and_of_no_other(
     tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None]
 ) -> None:
@@ -110,6 +112,7 @@ class Host:
             )
 
 
+@pytest.mark.long
 def test_a_second_machine_holds_models_and_another_has_them_when_it_is_gone(
     tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None]
 ) -> None:

@@ -33,7 +33,7 @@ class Load:
 
     def _run(self) -> None:
         with self._up.client() as client:
-            while not self._stop.wait(0.05):
+            while not self._stop.wait(0.15):
                 self.ids.append(self._up.submit(client, f"{JOB} {len(self.ids)}", cache="off")["id"])
 
 

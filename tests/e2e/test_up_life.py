@@ -45,6 +45,8 @@ def test_killed_and_started_again(tmp_path: Path, start_up: Callable[..., Any], 
     assert second.facts["api_key"] == key
     with second.client() as client:
         assert client.get(f"/v1/jobs/{job['id']}").json() == job
+        again = second.wait_ended(client, second.submit(client, "after the end")["id"])
+        assert again["status"] == "succeeded"
     pids = second.pids()
     assert second.stop() == 0
     assert not any(process_runs(pid) for pid in pids)
@@ -74,6 +76,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path, start_up: 
     assert up.left() == set()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not _namespaces_work(*AS_NOBODY), reason="user namespaces are refused here")
 def test_as_a_plain_user_in_a_deep_home(tmp_path: Path, start_up: Callable[..., Any]) -> None:
     home = tmp_path / ("a-very-deep-folder-" * 8) / ("and-another-one-" * 6) / "home"
@@ -100,6 +103,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     assert "--home" in run.stderr
 
 
+@pytest.mark.long
 def test_on_servers_that_are_named(
     tmp_path: Path, database_url: str, redis_url: str, start_up: Callable[..., Any]
 ) -> None:

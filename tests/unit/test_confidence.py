@@ -107,6 +107,7 @@ def test_a_job_shows_it() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     result = {
         "text": '{"a":1}', "finish_reason": "stop", "model": "m", "revision": "r", "engine": "fake",
+        "versions": {"torch": "2.9"},
         "logprobs": make_tokens(('{"a":', 1.0), ("1", 0.5), ("}", 1.0)),
     }  # fmt: skip
     job = Job(
@@ -115,5 +116,6 @@ def test_a_job_shows_it() -> None:
     shown = json.loads(show_job(job).model_dump_json())["result"]
     assert shown["confidence"] == {"a": {"mean": 0.5, "min": 0.5}}
     assert "logprobs" not in shown
+    assert shown["versions"] == {"torch": "2.9"}
     plain = {name: value for name, value in result.items() if name != "logprobs"}
     assert json.loads(show_job(replace(job, result=plain)).model_dump_json())["result"]["confidence"] is None

@@ -59,9 +59,18 @@ def test_a_bad_field_is_named_with_a_remedy(field_: str, value: Any, code: str) 
 def test_a_swap_names_a_revision() -> None:
     asked = parse_swap({"revision": "b", "golden": [{"prompt": "x", "expect": "y"}], "drain_first": True}, LIMITS)
     assert (asked.revision, asked.drain_first, asked.golden[0].expected) == ("b", True, "y")
-    assert parse_rollback({}) is False
-    assert parse_rollback({"drain_first": True}) is True
-    for body in ({}, {"revision": "b", "force": True}, {"revision": "b", "drain_first": 1}, []):
+    assert (asked.within_s, parse_swap({"revision": "b", "within_s": "30m"}, LIMITS).within_s) == (7200, 1800)
+    back = parse_rollback({"drain_first": True, "within_s": 60})
+    assert (back.drain_first, back.within_s, parse_rollback({}).drain_first) == (True, 60, False)
+    bad = {"revision": "b"}
+    for body in (
+        {},
+        bad | {"force": True},
+        bad | {"drain_first": 1},
+        bad | {"within_s": 0},
+        bad | {"within_s": "x"},
+        [],
+    ):
         with pytest.raises(BadRequest):
             parse_swap(body, LIMITS)
 
@@ -200,6 +209,15 @@ def test_a_swap_says_why_it_fails_and_a_rollback_how_it_ends() -> None:
     assert told is not None
     assert told["code"] == "load_failed"
     assert decide(L, 1, rows("standing_by"), rollback=True).to is SwapState.ROLLED_BACK
+
+
+def test_a_swap_whose_time_is_over_fails_unless_it_is_ready() -> None:
+    late = decide(T, 2, rows("standing_by", "verifying"), overdue_s=7200)
+    assert late.error is not None
+    assert (late.to, late.error["code"]) == (SwapState.FAILED, "swap_overdue")
+    assert "7,200 s 1 of 2" in late.error["message"]
+    assert decide(L, 1, [], overdue_s=60).to is SwapState.FAILED, "one that waits for room, too"
+    assert decide(T, 1, rows("standing_by"), overdue_s=60).to is SwapState.SWITCHED
 
 
 def test_every_state_of_a_swap_has_a_way_out_or_is_an_end() -> None:
