@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote test-vllm vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ $(VENV)/openai-1: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'long and not browser and not chaos and not vllm'
 
-test-long: test-slow $(VENV)/openai-1 browser ## what `test` leaves out: the slow tests, and the pages in a real browser; -j 2 runs both at once
+# The SDK's tests once more, with its last release of its first major version.
+test-sdk: $(VENV)/.dev $(VENV)/openai-1
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
+
+test-long: test-slow browser test-sdk ## what `test` leaves out: the slow tests, and the pages in a real browser; -j 2 runs two at once
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
 	@test -n "$$BATCHINFER_DATABASE_URL" && test -n "$$BATCHINFER_REDIS_URL" || \
@@ -94,6 +97,9 @@ bench-peers: $(VENV)/.dev ## vLLM's CPU build and Xinference beside our engine, 
 bench-remote: $(VENV)/.dev ## the remote engine beside a direct client on one server, by turns; a minute
 	@$(BIN)/python -m bench.remote $(BENCH_FLAGS)
 
+bench-admin: $(VENV)/.dev ## every admin list before five million jobs in thirty partitions (10 GB of disk); JOBS=…
+	@$(BIN)/python -m bench.admin --jobs '$(or $(JOBS),5000000)' $(BENCH_FLAGS)
+
 test-vllm: $(VENV)/.dev ## the managed vLLM with vLLM's CPU build (3.5 GB, in an environment of its own), then its bench
 	@$(BIN)/python -m bench.peers install vllm
 	@$(BIN)/python -m pytest -m vllm tests/remote
@@ -111,6 +117,9 @@ bench-documents: $(VENV)/.dev ## a night of 2,000 documents, the same again, two
 
 bench-loading: $(VENV)/.dev ## a cold start beside from_pretrained and beside reading the same bytes; GIB=4 of disk, BENCH_FLAGS=…
 	@$(BIN)/python -m bench.loading --gib '$(or $(GIB),4)' $(BENCH_FLAGS)
+
+texts: $(VENV)/.dev ## collect the texts of the pages for translation and compile what is translated
+	@$(BIN)/python -m batchinfer.admin.texts
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring

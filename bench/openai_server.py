@@ -53,6 +53,7 @@ class FakeServer:
         self.cancelled = 0
         self.most_at_once = self._at_once = 0
         self.waiting = 0
+        self.version: object = "0.32.0"
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server = self._loop.run_until_complete(self._listen(port))
@@ -119,6 +120,8 @@ class FakeServer:
     async def _tell(self, writer: asyncio.StreamWriter, path: str) -> bool:
         if path == "/metrics":
             return await _reply(writer, 200, f'vllm:num_requests_waiting{{model="x"}} {self.waiting}.0\n'.encode())
+        if path == "/version":
+            return await _reply(writer, 200, json.dumps({"version": self.version}).encode())
         listed = {"object": "list", "data": [{"id": self.model, "object": "model", "max_model_len": 32_768}]}
         return await _reply(writer, 200, json.dumps(listed).encode())
 

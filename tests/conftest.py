@@ -6,14 +6,19 @@ then tests make databases named batchinfer_test_… there and drop them, and use
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
-from contextlib import ExitStack, suppress
+import time
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,7 +34,6 @@ from batchinfer.stack.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from batchinfer.services.context import Caller, Context
 
@@ -40,6 +44,8 @@ EXTERNAL_REDIS = os.environ.get("BATCHINFER_REDIS_URL")
 FOREIGN_PORTS = {5432, 5672, 6379}
 if EXTERNAL_DATABASE and EXTERNAL_REDIS:
     FOREIGN_PORTS -= {urlsplit(EXTERNAL_DATABASE).port or 5432, urlsplit(EXTERNAL_REDIS).port or 6379}
+#: A file system that is in memory.
+_MEMORY = Path("/dev/shm")
 SCOPES = ["submit", "read", "cancel", "fetch", "launch", "admin"]
 
 
@@ -52,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
+    # Before torch is imported: threads that wait for one another in several test processes cost more than they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith("BATCHINFER_")]:
         del os.environ[name]
 
@@ -72,9 +80,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         yield Servers(EXTERNAL_DATABASE, EXTERNAL_REDIS, external=True)
         _close_admins()
         return
-    home = tmp_path_factory.mktemp("servers")
-    postgres, valkey = EmbeddedPostgres(home, fsync=False), EmbeddedValkey(home)
     with ExitStack() as stack:
+        home = stack.enter_context(_folder_in_memory()) or tmp_path_factory.mktemp("servers")
+        postgres, valkey = EmbeddedPostgres(home, fsync=False), EmbeddedValkey(home)
         stack.callback(valkey.stop)
         stack.callback(postgres.stop)
         stack.callback(_close_admins)
@@ -82,6 +90,34 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         postgres.start()
         valkey.wait_ready()
         yield Servers(postgres.url, valkey.url, external=False)
+
+
+@contextmanager
+def _folder_in_memory() -> Iterator[Path | None]:
+    """A folder that no disk holds, where this machine has room for one: each test's database is 600 files, made and
+    removed. Those of runs that were killed are cleared away: nobody holds their lock."""
+    if not (_MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30):
+        yield None
+        return
+    for left in _MEMORY.glob("batchinfer-tests-*"):
+        with suppress(OSError), _opened(left) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - left.stat().st_mtime > 60:  # else its own run may be about to lock it
+                shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(prefix="batchinfer-tests-", dir=_MEMORY))
+    with _opened(made) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield made
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture(scope="session")
