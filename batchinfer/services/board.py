@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchinfer.store.series import LastHour, Waiting
 
 #: Jobs in the queue up to which the queue itself is counted; of a longer one the last look at it is shown.
-COUNTED_JOBS = 20_000
+COUNTED_JOBS = 10_000
 
 
 @dataclass(frozen=True)
