@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 #: Rows that one look goes over; of those whose texts have to be read, fewer.
-LOOKS, LOOKS_AT_TEXTS = 10_000, 2_000
+LOOKS, LOOKS_AT_TEXTS = 5_000, 2_000
 #: Seconds that counting may take before a person has to narrow what is counted.
 COUNT_S = 8
 #: An id has the clock of the host that made it, `created_at` the database's: they are closer than this.
