@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test-sdk: $(VENV)/.dev $(VENV)/openai-1
 	@PYTHONPATH=$(VENV)/openai-1 $(BIN)/python -m pytest tests/sdk
 
 test-long: test-slow browser test-sdk ## what `test` leaves out: the slow tests, and the pages in a real browser; -j 2 runs two at once
+
+test-ops: $(VENV)/.dev ## what deploys it, held to the code; with nginx, systemd-analyze, promtool and docker compose where they are
+	@$(BIN)/python -m pytest tests/ops
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL
 	@test -n "$$BATCHINFER_DATABASE_URL" && test -n "$$BATCHINFER_REDIS_URL" || \

@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the web server binds; loopback unless told otherwise.")
     port: int = Field(0, ge=0, le=65535, description="Port of the web server; 0 takes a free one.")
     web_threads: int = Field(16, ge=4, le=256, description="Threads of the web server; a quarter of them may wait.")
+    proxies: int = Field(
+        0, ge=0, le=8, description="Proxies before the web server whose X-Forwarded-For and -Proto are believed."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
 
     lease_ttl_s: float = Field(30.0, ge=1, le=3600, description="Silence after which a worker's lease is dead.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flask import redirect, url_for
 from flask_openapi.openapi import OpenAPI
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from batchinfer.admin import register_admin
 from batchinfer.admin.reference import register_reference
@@ -44,5 +45,7 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
     register_api(app, context)
     register_admin(app, context)
     register_reference(app, lambda: make_document(app))
+    if hops := context.settings.proxies:  # who asks, and whether by HTTPS; the host is the one that was asked for
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_prefix=0)  # type: ignore[method-assign]
     app.add_url_rule("/", "root", lambda: redirect(url_for("admin.show_overview")))
     return app

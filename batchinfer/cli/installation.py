@@ -27,7 +27,7 @@ def up(home: Path | None, port: int | None, cpu_workers: str, ready_file: Path |
     """Run the whole service on this machine, until Ctrl-C."""
     from batchinfer.stack.up import Wishes, run_up
 
-    _check_cpu_workers(cpu_workers)
+    _check_cpu_workers(cpu_workers, least=1)
     settings = load(home, **({} if port is None else {"port": port}))
     place = ready_file.expanduser().absolute() if ready_file else None
     run_up(settings, Wishes(cpu_workers=cpu_workers, ready_file=place, **wishes), say)
@@ -43,7 +43,7 @@ def host(home: Path | None, name: str | None, labels: tuple[str, ...], cpu_worke
     """Lend this machine to a service elsewhere: hold the models that are assigned to it, until Ctrl-C."""
     from batchinfer.stack.host import HostWishes, run_host
 
-    _check_cpu_workers(cpu_workers)
+    _check_cpu_workers(cpu_workers, least=0)
     named = {} if name is None else {"host_name": name}
     labelled = {"host_labels": ",".join(labels)} if labels else {}
     ready_file = files["ready_file"]
@@ -51,9 +51,9 @@ def host(home: Path | None, name: str | None, labels: tuple[str, ...], cpu_worke
     run_host(load(home, **named, **labelled), HostWishes(cpu_workers, place), say)
 
 
-def _check_cpu_workers(text: str) -> None:
-    if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 256):
-        raise click.BadParameter("a number from 1 to 256, or auto", param_hint="--cpu-workers")
+def _check_cpu_workers(text: str, *, least: int) -> None:
+    if text != "auto" and not (text.isdecimal() and least <= int(text) <= 256):
+        raise click.BadParameter(f"a number from {least} to 256, or auto", param_hint="--cpu-workers")
 
 
 @click.command()

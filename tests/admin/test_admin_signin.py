@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from batchinfer.admin import signin
 from batchinfer.admin.guard import CSP, Throttle
 from batchinfer.errors import Busy
 from batchinfer.services import keys
 from batchinfer.store import keys as stored_keys
+from batchinfer.web import create_app
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -76,6 +79,23 @@ def test_the_cookie_is_guarded_and_holds_no_key(anonymous: FlaskClient, api_key:
     assert api_key.split("_")[2] not in cookie
     https = anonymous.post("/admin/sign-in", data={"key": api_key}, base_url="https://localhost")
     assert "Secure" in https.headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+def test_a_proxy_is_believed_only_where_it_is_counted(
+    context: Context, api_key: str, hops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which scheme somebody asks, and from where; that is the last address, which the proxy itself wrote."""
+    monkeypatch.setattr(signin, "throttle", Throttle(most=1))
+    counted = replace(context, settings=context.settings.model_copy(update={"proxies": hops}))
+    browser = create_app(context=counted).test_client()
+    said = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.9, 192.0.2.1", "X-Forwarded-Host": "elsewhere"}
+    answer = browser.post("/admin/sign-in", data={"key": api_key}, headers=said)
+    assert ("Secure" in answer.headers["Set-Cookie"]) == bool(hops)
+    browser.post("/admin/sign-in", data={"key": "wrong"}, headers=said)
+    assert browser.post("/admin/sign-in", data={"key": "wrong"}, headers=said).status_code == 429
+    other = browser.post("/admin/sign-in", data={"key": "wrong"}, headers={**said, "X-Forwarded-For": "192.0.2.2"})
+    assert other.status_code == (401 if hops else 429), "one address does not lock out another"
 
 
 def test_a_changed_cookie_is_no_session(anonymous: FlaskClient, client: FlaskClient) -> None:

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-LOCKS = ["cpu", "cuda"]
+LOCKS = ["control", "cpu", "cuda"]
 _LINE = re.compile(r"([a-z0-9-]+)==(\S+) --hash=sha256:([0-9a-f]{64})")
 
 
@@ -43,7 +43,7 @@ def tool() -> ModuleType:
 @pytest.mark.parametrize("name", LOCKS)
 def test_the_lock_is_within_the_ranges_of_the_project(name: str, tool: ModuleType) -> None:
     locked = read_lock(name)
-    wanted = [Requirement(text) for text in tool.list_wanted()]
+    wanted = [Requirement(text) for text in tool.list_wanted(name)]
     assert len(wanted) > 20
     for requirement in wanted:
         version = locked.get(canonicalize_name(requirement.name))
@@ -72,20 +72,28 @@ def test_nothing_that_a_locked_package_needs_is_missing(name: str) -> None:
     assert seen > 5
 
 
-def test_both_locks_differ_in_torch_alone() -> None:
-    cpu, cuda = (read_lock(name) for name in LOCKS)
+def test_both_locks_of_workers_differ_in_torch_alone() -> None:
+    cpu, cuda = read_lock("cpu"), read_lock("cuda")
     assert cpu.pop("torch").partition("+")[0] == cuda.pop("torch")
     assert cpu.items() <= cuda.items()
     assert all(re.match(r"nvidia-|cuda-|triton$", name) for name in cuda.keys() - cpu.keys())
 
 
-def test_the_image_installs_what_is_locked_and_nothing_else(tool: ModuleType) -> None:
+def test_the_control_plane_has_the_versions_of_the_workers() -> None:
+    control, cpu = read_lock("control"), read_lock("cpu")
+    assert "torch" not in control
+    assert not {name for name in control.keys() & cpu.keys() if control[name] != cpu[name]}
+
+
+def test_an_image_installs_what_is_locked_and_nothing_else(tool: ModuleType) -> None:
     installs = [line for line in DOCKERFILE.splitlines() if "pip install" in line]
-    assert len(installs) == 2
-    assert "--require-hashes --no-deps" in installs[0]
-    assert "--no-deps --no-index" in installs[1], "the project itself brings nothing along"
+    assert len(installs) == 4
+    for locked, project in (installs[:2], installs[2:]):
+        assert "--require-hashes --no-deps" in locked
+        assert "--no-deps --no-index" in project, "the project itself brings nothing along"
     python = tool.find_python()
     for name in LOCKS:
         assert (ROOT / "deploy" / f"{name}.lock").read_text().startswith(f"# Python {python},"), "another Python"
-    arguments = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["web"]["build"]["args"]
-    assert arguments["LOCK"] == "${LOCK:-cuda}"
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert services["host-gpu"]["build"]["args"]["LOCK"] == "${LOCK:-cuda}"
+    assert services["web"]["build"]["target"] == "control"

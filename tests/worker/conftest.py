@@ -214,10 +214,13 @@ class Launcher:
     settings: Settings
     folder: Path
     started: list[Process] = field(default_factory=list)
+    #: Beside the settings.
+    environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, module: str, *arguments: str, **changes: Any) -> Process:
         settings = self.settings.model_copy(update=changes)
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONUNBUFFERED": "1"}
+        environment |= self.environment
         for name in type(settings).model_fields:
             if (value := getattr(settings, name)) is not None:
                 plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value

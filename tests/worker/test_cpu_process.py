@@ -14,6 +14,7 @@ from batchinfer.domain.jobs import JobState
 from batchinfer.domain.messages import Upload
 from batchinfer.domain.prompts import Limits, parse_form
 from batchinfer.services import documents, jobs, upkeep
+from tests.ops.control_image import block_packages
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -57,9 +58,11 @@ def wait_for_document(work: Any, until: Any, document_id: UUID) -> Document:
 
 
 @pytest.fixture
-def line(work, launcher, until) -> Any:
-    """A CPU worker, a model worker and a beat."""
-    cpu, model = launcher.start_cpu("--processes", "2"), launcher.start_model()
+def line(work, launcher, until, tmp_path) -> Any:
+    """A model worker, and a CPU worker and a beat that have the packages of the control image alone."""
+    model = launcher.start_model()
+    launcher.environment["PYTHONPATH"] = str(block_packages(tmp_path / "blocked"))
+    cpu = launcher.start_cpu("--processes", "2")
     beat = launcher.start("workers.beat", "beat", reap_s=0.2)
     until(lambda: upkeep.seconds_since_tick(work.ctx) is not None, "beat ticks")
     return cpu, model, beat
