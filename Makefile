@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm test-ops texts vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ test-vllm: $(VENV)/.dev ## the managed vLLM with vLLM's CPU build (3.5 GB, in an
 	@$(BIN)/python -m bench.peers install vllm
 	@$(BIN)/python -m pytest -m vllm tests/remote
 	@$(BIN)/python -m bench.remote --server vllm --repeats 3 --requests 64 $(BENCH_FLAGS)
+
+test-ops: $(VENV)/.dev ## deployment files against the real tools: nginx, systemd, promtool, kubectl; skipped by name where absent
+	@$(BIN)/python -m pytest tests/ops
 
 bench-queue: $(VENV)/.dev ## what the queue costs, beside two other ways
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
