@@ -54,7 +54,7 @@ test-sdk: $(VENV)/.dev $(VENV)/openai-1
 
 test-long: test-slow browser test-sdk ## what `test` leaves out: the slow tests, and the pages in a real browser; -j 2 runs two at once
 
-test-ops: $(VENV)/.dev ## what deploys it, held to the code; with nginx, systemd-analyze, promtool and docker compose where they are
+test-ops: $(VENV)/.dev ## what deploys it, held to the code; with nginx, systemd-analyze, promtool, kubectl and docker compose where they are
 	@$(BIN)/python -m pytest tests/ops
 
 test-external: $(VENV)/.dev ## the same tests against BATCHINFER_DATABASE_URL and BATCHINFER_REDIS_URL

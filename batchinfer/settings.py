@@ -215,6 +215,17 @@ class Settings(BaseSettings):
         "", description="Labels of this machine, as zone=north,gpu=l4, by which deployments choose it."
     )
 
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token without which nobody reads metrics; unset: metrics_networks say who does."
+    )
+    metrics_networks: Networks = Field(
+        "127.0.0.0/8, ::1/128", description="Networks that may read metrics while no token is set."
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65435, description="Workers tell their metrics on the first free port from here on; 0: they do not."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that they bind for it; loopback unless told otherwise.")
+
     @property
     def machine_name(self) -> str:
         """What this machine is called among the hosts."""

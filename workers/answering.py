@@ -21,15 +21,19 @@ from workers.committer import Committer, Finished
 from workers.engine.protocol import Done, Engine, OnToken, Refused, Request
 from workers.engine.yielding import count_kept
 from workers.requests import build_request, find_wrong_output, read_failure, read_outcome, read_refusal
+from workers.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.work import Work
     from workers.lease import Held
 
 #: Rows claimed beyond the slots, as a part of them, so that the next step never lacks rows.
 AHEAD = 0.25
+#: Of an answer's timings those that are told.
+_STAGES = ("waiting", "preparing", "prefill", "decoding")
 #: What the engine says when it is the process that ends, and not the request that is wrong.
 _NOT_NOW = {"engine_closed", "engine_draining", "duplicate_request"}
 
@@ -67,6 +71,7 @@ class Answering:
         self._ahead = max(1, math.ceil(slots * AHEAD))
         #: Holds answers against the checks of their runs: that may take a while, and the engine must not wait for it.
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
+        self._stages = Times("batchinfer_stage_seconds")
         self._inside_lock = threading.Lock()
         #: Of these the interactive ones, for which others yield.
         self._inside = self._urgent = 0
@@ -136,6 +141,18 @@ class Answering:
             "evicted": stats.evicted,
         }
 
+    def tell(self, sheet: Sheet) -> None:
+        stats, model = self._engine.stats(), self.model or ""
+        sheet.add("batchinfer_engine_slots", self.slots, model)
+        sheet.add("batchinfer_engine_rows", stats.running, model, "running")
+        sheet.add("batchinfer_engine_rows", stats.waiting, model, "waiting")
+        sheet.add("batchinfer_engine_steps_total", stats.steps, model)
+        sheet.add("batchinfer_engine_row_steps_total", stats.row_steps, model)
+        sheet.add("batchinfer_engine_ended_total", stats.ended, model)
+        sheet.add("batchinfer_engine_evicted_total", stats.evicted, model)
+        sheet.add("batchinfer_engine_completion_tokens_total", stats.completion_tokens, model)
+        self._stages.tell(sheet)
+
     def close(self) -> None:
         self._engine.close()
         self._checker.shutdown()
@@ -184,6 +201,9 @@ class Answering:
             self._let_go(piece.claim)
 
     def _take_end(self, piece: Work, request: Request, done: Done) -> None:
+        for stage in _STAGES:
+            if stage in done.timings:
+                self._stages.note(done.timings[stage], self.model or "", stage)
         try:
             finished = self._judge(piece, request, done)
         except Exception:

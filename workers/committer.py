@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ from batchinfer.services import work
 from batchinfer.store.claims import Claim, Ending, Outcome
 from workers.insist import pauses
 from workers.task_events import TaskEvents
+from workers.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.context import Context
     from workers.lease import Key, Lease
 
@@ -73,13 +75,20 @@ class Committer(threading.Thread):
         self._queue: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pending: dict[Key, Claim] = {}
+        #: When each of these was handed over, on `time.monotonic()`.
+        self._put_at: dict[Key, float] = {}
+        self._times = Times("batchinfer_stage_seconds")
+        #: Tries that are followed by another, by model, class of job and kind of error.
+        self._retries: Counter[tuple[str, str, str]] = Counter()
         self._hurry = threading.Event()
         self._give_up_at = float("inf")
 
     def put(self, finished: Finished) -> None:
         """Hand over a piece. Never blocks."""
+        key = (finished.claim.id, finished.claim.attempt)
         with self._lock:
-            self._pending[finished.claim.id, finished.claim.attempt] = finished.claim
+            self._pending[key] = finished.claim
+            self._put_at[key] = time.monotonic()
         self._queue.put(finished)
 
     def list_pending(self) -> set[Key]:
@@ -109,10 +118,29 @@ class Committer(threading.Thread):
                 by_lease[finished.claim.lease_id].append(finished)
             for lease_id, members in by_lease.items():
                 self._write(lease_id, members)
-                with self._lock:
-                    for member in members:
-                        self._pending.pop((member.claim.id, member.claim.attempt), None)
+                self._forget(members)
                 self.on_written()
+
+    def tell(self, sheet: Sheet) -> None:
+        """Put its numbers on a page of metrics."""
+        for result in ("completed", "failed", "retried", "released", "fenced", "dropped"):
+            sheet.add("batchinfer_worker_rows_total", getattr(self.counts, result), result)
+        with self._lock:
+            retries = dict(self._retries)
+        for labels, number in retries.items():
+            sheet.add("batchinfer_worker_retries_total", number, *labels)
+        self._times.tell(sheet)
+
+    def _forget(self, members: Sequence[Finished]) -> None:
+        """They are written, or nobody wants them any more."""
+        now = time.monotonic()
+        with self._lock:
+            for member in members:
+                key = (member.claim.id, member.claim.attempt)
+                self._pending.pop(key, None)
+                put_at = self._put_at.pop(key, None)
+                if put_at is not None and (member.outcome or member.ending):
+                    self._times.note(now - put_at, member.claim.model, "storing")
 
     def _collect(self) -> tuple[list[Finished], bool]:
         """Wait for the first piece without limit, then a moment for more. True: it was the last group."""
@@ -155,6 +183,7 @@ class Committer(threading.Thread):
         if outcomes or endings:
             written = work.complete_group(self._ctx, lease_id, outcomes, endings)
             self._count(lease_id, written)
+            self._count_retries(group, written)
             self.events.settle(group, written)
         if back:
             self.counts.released += work.release(self._ctx, lease_id, back)
@@ -176,6 +205,13 @@ class Committer(threading.Thread):
                 fenced=len(group.fenced),
                 job_ids=[str(job_id) for job_id in list(group.fenced)[:10]],
             )
+
+    def _count_retries(self, group: Sequence[Finished], written: work.Group) -> None:
+        with self._lock:
+            for member in group:
+                claim = member.claim
+                if member.ending is not None and claim.id in written.retried:
+                    self._retries[claim.model, claim.job_class.value, member.ending.retry.value] += 1
 
     def _write_parts(self, lease_id: UUID, group: Sequence[Finished]) -> None:
         """Find the piece that cannot be written, so that it harms nobody else; it ends with an error of

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from kombu import Queue
 
+    from batchinfer.observe.metrics import Sheet
+
 #: Feeder, committer, heart, reaper and stand-in; each piece needs one more.
 CONNECTIONS = 5
 
@@ -47,6 +49,12 @@ class CpuDuty(Duty):
         station.on_room = crew.feeder.wake
         StandIn(self.ctx, self.quit).start()
         return crew
+
+    def tell(self, sheet: Sheet) -> None:
+        """The same with what it is."""
+        super().tell(sheet)
+        host = self.ctx.settings.machine_name
+        sheet.add("batchinfer_worker_info", 1, "cpu", self.worker, host, "", "", "", "cpu")
 
     def _make_scratch(self) -> Path:
         """A folder of our own for pictures on their way into the store; what an earlier process left is

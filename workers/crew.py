@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from uuid import UUID
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.context import Context
     from workers.committer import Committer
     from workers.lease import Lease
@@ -46,6 +47,8 @@ class Crew:
         self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
         self._ctx = ctx
         committer.on_written = self.feeder.wake
+        #: Where this process tells its metrics; empty where it does not.
+        self.metrics_address = ""
 
     def start(self, quit_: threading.Event) -> UUID:
         """Open the lease, however long the database takes, and begin. Raises Stopped."""
@@ -115,7 +118,19 @@ class Crew:
             "messages": messages.as_dict(),
             "announcements": self._ctx.announcer.counts(),
             "task_events": self.events.counts(),
+            "metrics": self.metrics_address,
         }
+
+    def tell(self, sheet: Sheet) -> None:
+        """Put the numbers of all its parts on a page of metrics."""
+        self.station.tell(sheet)
+        self.committer.tell(sheet)
+        sheet.add("batchinfer_worker_held_rows", len(self.lease.held))
+        sheet.add("batchinfer_worker_silent_seconds", self.lease.silent_s if self.lease.id else None)
+        sheet.add("batchinfer_worker_leases_lost_total", self.heart.lost_leases)
+        taken = messages.as_dict()
+        sheet.add("batchinfer_worker_messages_total", taken["announcements"], "taken")
+        sheet.add("batchinfer_worker_messages_total", sum(taken["refused"].values()), "refused")
 
 
 def _show(claim: Claim, stage: str) -> dict[str, Any]:

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 from batchinfer.doctor.everything import note_host
 from batchinfer.doctor.findings import Look
 from batchinfer.observe.logs import get_logger
+from batchinfer.services.work import ORDERLY_END
 from workers.crew import LAST_WRITES_S, Crew
 from workers.insist import Stopped
+from workers.metrics import MetricsPage
 from workers.watchdog import EXIT_MODEL, end_process_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from uuid import UUID
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.context import Context
 
 #: On top of the drain and the last writes, for whatever else an orderly end needs.
@@ -43,6 +46,8 @@ class Duty(ABC, threading.Thread):
         super().__init__(name="duty", daemon=True)
         self.ctx, self.worker = ctx, worker
         self.crew: Crew | None = None
+        #: Whether work was ever taken.
+        self.serves = False
         self.on_ready: Callable[[], None] = lambda: None
         self.on_failed: Callable[[int], None] = lambda _status: None
         self.quit = threading.Event()
@@ -61,13 +66,33 @@ class Duty(ABC, threading.Thread):
         """For `celery inspect stats`, before the crew works too."""
         return {}
 
+    def tell(self, sheet: Sheet) -> None:
+        """Put the numbers of this process on a page of metrics, whatever it is at."""
+        crew, now = self.crew, self._find_state()
+        for state in ("starting", "serving", "draining"):
+            sheet.add("batchinfer_worker_state", state == now, state)
+        if crew is not None:
+            crew.tell(sheet)
+
+    def _find_state(self) -> str:
+        return "draining" if self.quit.is_set() else "serving" if self.serves else "starting"
+
     def run(self) -> None:
+        page = MetricsPage(self.ctx, self.tell)
+        try:
+            self._work(page)
+        finally:
+            page.close()
+
+    def _work(self, page: MetricsPage) -> None:
         note_host(Look.of_host(self.ctx.settings))
         try:
             self.crew = self.open()
+            self.crew.metrics_address = page.address
             self.crew.heart.on_reopened = self.renew
             self.crew.start(self.quit)
             self.note("ready")
+            self.serves = True
             _log.info("ready", worker=self.worker)
             self.on_ready()
         except Stopped:
@@ -105,7 +130,7 @@ class Duty(ABC, threading.Thread):
         if not self.quit.is_set():
             self.quit.set()
             limit_s = self.ctx.settings.drain_s + LAST_WRITES_S + SPARE_S
-            end_process_after(limit_s, 1, "the worker was told to stop")
+            end_process_after(limit_s, 1, ORDERLY_END)
 
     def wait(self) -> bool:
         """Wait for the orderly end. False where it does not come: a model that is being loaded cannot be stopped."""
@@ -115,7 +140,7 @@ class Duty(ABC, threading.Thread):
     def _leave(self, crew: Crew) -> None:
         try:
             self.note("draining")
-            crew.drain(self.ctx.settings.drain_s, "the worker was told to stop")
+            crew.drain(self.ctx.settings.drain_s, ORDERLY_END)
             self.note("stopped")
         except Exception:
             _log.exception("the orderly end failed")

@@ -8,6 +8,7 @@ that loading never looks like a dead worker.
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -38,6 +39,7 @@ from workers.engine.protocol import Engine, ModelError
 from workers.insist import Stopped, insist
 from workers.lease import Lease
 from workers.loading import Plan, find_verdict, load_engine, verify_engine
+from workers.memory_readings import Residency, tell_device
 from workers.orders import OrderWatch
 from workers.phases import Phases, find_versions
 from workers.pin import pin
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from kombu import Queue
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.replicas import Assignment
 
 
@@ -79,6 +82,7 @@ class ModelDuty(Duty):
         if plan.replica is not None:
             self._goldens = GoldenAgreement(ctx, plan.replica, self.quit, self._parts)
         self._revision = self._engine_name = ""
+        self._residency: Residency | None = None
         self._state = "starting"
         self._verdict: dict[str, Any] | None = None
         self._versions: dict[str, str] | None = None
@@ -93,7 +97,7 @@ class ModelDuty(Duty):
         model = insist(self._row.find_model, self.quit, what="the model's row")
         if model is None:
             raise StartFailed(f"There is no model named {name!r}. Register it, or start with another name.")
-        self._revision = model.revision
+        self._revision, self._residency = model.revision, Residency(Path(model.path))
         self._insist_on("loading")
         if self._orders is not None:
             self._orders.start()
@@ -118,6 +122,20 @@ class ModelDuty(Duty):
             engine.close()
             raise
         return self._make_crew(engine)
+
+    def tell(self, sheet: Sheet) -> None:
+        """The same with what it is, its device, and how much of the model's files is in the page cache."""
+        super().tell(sheet)
+        host, asked = self.ctx.settings.machine_name, self._plan.device
+        # A process sees one GPU, as cuda:0, whichever of the host's it is.
+        device = asked if asked.startswith("cuda:") else self._device
+        model = self._plan.model
+        sheet.add(
+            "batchinfer_worker_info", 1, "model", self.worker, host, model, self._revision, self._engine_name, device
+        )
+        tell_device(sheet, host, device)
+        if self._residency is not None:
+            sheet.add("batchinfer_model_resident_ratio", self._residency.find_share(), model)
 
     def note(self, state: str) -> None:
         """A replica's row is for people: a state that cannot be written does not stop the worker."""

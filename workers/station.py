@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.work import Work
     from batchinfer.store.claims import Claim
 
@@ -49,6 +50,9 @@ class Station(Protocol):
 
     def info(self) -> dict[str, Any]:
         """Small JSON for people: what this station is and how it stands."""
+
+    def tell(self, sheet: Sheet) -> None:
+        """Put its numbers on a page of metrics."""
 
     def close(self) -> None:
         """Stop at once and let go of everything. Safe to call twice."""

@@ -41,12 +41,14 @@ from workers.insist import Stopped, insist
 from workers.office import opened_pages
 from workers.preparing import normalise_images, read_own_text
 from workers.rendering import render_document
+from workers.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from batchinfer.domain.quality import Quality
+    from batchinfer.observe.metrics import Sheet
     from batchinfer.services.context import Context
     from batchinfer.services.work import PagePicture, Work
     from workers.lease import Lease
@@ -87,6 +89,7 @@ class Workshop:
         #: Rows that a thread works on; others wait for one.
         self._running: set[UUID] = set()
         self._quit = threading.Event()
+        self._times = Times("batchinfer_workshop_seconds")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -154,6 +157,11 @@ class Workshop:
     def info(self) -> dict[str, Any]:
         return {"processes": self.slots, "running": self.count_inside(), "ended": self._ended}
 
+    def tell(self, sheet: Sheet) -> None:
+        sheet.add("batchinfer_workshop_processes", self.slots)
+        sheet.add("batchinfer_workshop_pieces", self.count_inside())
+        self._times.tell(sheet)
+
     def close(self) -> None:
         self._quit.set()
         self._sandbox.close()
@@ -163,7 +171,7 @@ class Workshop:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, piece: Work, *, give_back: bool = False) -> None:
-        claim = piece.claim
+        claim, began = piece.claim, time.monotonic()
         with self._changed:
             self._running.add(claim.id)
         try:
@@ -181,6 +189,7 @@ class Workshop:
             fault = Internal("The file could not be worked on. The log of the worker says why.")
             self._fail(claim, fault)
         finally:
+            self._times.note(time.monotonic() - began, claim.kind)
             with self._changed:
                 self._running.discard(claim.id)
                 self._inside -= 1

@@ -19,6 +19,7 @@ from batchinfer.api import (
     job_reads,
     jobs,
     keys,
+    metrics,
     models,
     openapi,
     queue,
@@ -52,13 +53,14 @@ BLUEPRINTS = (
 
 
 def register_api(app: OpenAPI, context: Context) -> None:
-    """Mount everything under /v1, and /healthz, /readyz and /openapi.json."""
+    """Mount everything under /v1, and /healthz, /readyz, /metrics and /openapi.json."""
     open_state(app, context)
     register_hooks(app)
     register_errors(app)
     for blueprint in BLUEPRINTS:
         app.register_api(blueprint)
     app.register_api(health.routes)
+    app.register_api(metrics.routes)
     openapi.register_document(app)
 
 

@@ -28,7 +28,7 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 #: Asked every few seconds by machines; logged at DEBUG.
-_QUIET = frozenset({"/healthz", "/readyz"})
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/metrics/targets"})
 #: What is read of a refused body, so that the client has sent it and reads why. A socket closed with more
 #: unread would be reset, and the answer lost.
 _DRAIN_BYTES, _DRAIN_S = 16 * 2**20, 5.0

@@ -379,6 +379,13 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
+class MetricsTarget(BaseModel):
+    """A page of metrics as Prometheus's http_sd reads it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
 class Check(BaseModel):
     """One part. `reason` says what is wrong and what to do, where something is."""
 

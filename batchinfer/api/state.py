@@ -9,6 +9,8 @@ from flask import current_app
 
 from batchinfer.api.waiting import Streams, Waiters
 from batchinfer.domain.limits import Limits
+from batchinfer.observe.fresh import Fresh
+from batchinfer.services.metrics import Facts, read_facts
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -26,6 +28,8 @@ class State:
     limits: Limits
     waiters: Waiters
     streams: Streams
+    #: What metrics tell of the installation, for whoever asks.
+    facts: Fresh[Facts]
 
 
 def open_state(app: Flask, context: Context) -> None:
@@ -33,7 +37,7 @@ def open_state(app: Flask, context: Context) -> None:
     settings = context.settings
     limits = Limits.of(settings)
     waiters = Waiters(max(1, settings.web_threads // 4))
-    app.extensions[_NAME] = State(context, limits, waiters, Streams(waiters))
+    app.extensions[_NAME] = State(context, limits, waiters, Streams(waiters), Fresh(lambda: read_facts(context)))
     app.config.update(
         MAX_CONTENT_LENGTH=limits.max_body_bytes,
         # A field that is no file stays in memory: the longest prompt in UTF-8, and the other fields.

@@ -81,7 +81,7 @@ def check_scheduler(look: Look) -> Said:
 
 def check_room(look: Look) -> Said:
     """Bytes and inodes that are free under the home."""
-    place = _nearest(look.settings.home)
+    place = find_nearest(look.settings.home)
     found = look.room(place)
     if not found.f_blocks:
         return skip("The file system of the home does not say how large it is.")
@@ -114,7 +114,7 @@ def check_shared_memory(look: Look) -> Said:
     return fine(f"Shared memory has room for {mib} MiB.")
 
 
-def _nearest(path: Path) -> Path:
+def find_nearest(path: Path) -> Path:
     """The folder itself, or the nearest above it that exists."""
     return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
 

@@ -66,8 +66,23 @@ class Progress:
 def own_pace(batch: Batch, recent: int, now: datetime) -> Pace | None:
     """The pace of a batch of which `recent` lines ended in the last PACE_MINUTES; None where these are too few."""
     began = batch.times.get("in_progress_at", batch.created_at)
-    seconds = min(60.0 * PACE_MINUTES, max((now - began).total_seconds(), 1.0))
+    seconds = _bound_seconds((now - began).total_seconds())
     return Pace(recent / seconds, Basis.OWN, recent, seconds) if recent >= LEAST_LINES else None
+
+
+def is_at_risk(*, open_lines: int, recent: int, ran_s: float, left_s: float) -> bool:
+    """Whether a batch that runs since `ran_s` seconds will miss its deadline in `left_s`, at the pace of the `recent`
+    lines of the last PACE_MINUTES; where these are too few, whether so many minutes are all that is left."""
+    if open_lines <= 0:
+        return False
+    if recent < LEAST_LINES:
+        return left_s < 60.0 * PACE_MINUTES
+    return open_lines * _bound_seconds(ran_s) / recent > left_s
+
+
+def _bound_seconds(ran_s: float) -> float:
+    """The time of which a pace is taken."""
+    return min(60.0 * PACE_MINUTES, max(ran_s, 1.0))
 
 
 def measure_progress(batch: Batch, *, retrying: int, pace: Pace | None, now: datetime) -> Progress:

@@ -50,13 +50,15 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 __all__ = [
-    "ACT", "CLOSE", "DELIVER", "EXPORT", "FETCH", "INFER", "LIST", "PREPARE", "READ", "RENDER", "SEAL", "Beat", "Claim",
-    "Ending", "Group", "Outcome",
+    "ACT", "CLOSE", "DELIVER", "EXPORT", "FETCH", "INFER", "LIST", "ORDERLY_END", "PREPARE", "READ", "RENDER", "SEAL",
+    "Beat", "Claim", "Ending", "Group", "Outcome",
     "PagePicture", "Work", "beat", "cancel_claims", "claim", "complete_group", "end_lease", "fail", "finish_render",
     "load_claims", "make_turns", "mark_prepared", "open_lease", "reap", "record_replica", "release", "save_pages",
 ]  # fmt: skip
 
 
+#: Why the lease of a worker ends that was told to; with any other reason it was lost.
+ORDERLY_END = "the worker was told to stop"
 #: A row that gave up its slot so often keeps it to its end: a long page of a night must not begin for ever.
 MOST_YIELDS = 3
 
