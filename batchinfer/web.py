@@ -30,6 +30,7 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
 
     Nothing connects before the first request that needs it. Raises SettingsError.
     """
+    alone = context is None
     if context is None:
         settings = settings or load_settings()
         configure_logging(settings, "web")
@@ -42,7 +43,9 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
         **DOCUMENT,
     )
     register_api(app, context)
-    register_admin(app, context)
+    latest = register_admin(app, context)
+    if alone:
+        latest.start()
     register_reference(app, lambda: make_document(app))
     app.add_url_rule("/", "root", lambda: redirect(url_for("admin.show_overview")))
     return app
