@@ -1,9 +1,9 @@
-"""Bind this process to cores near its device, and keep other workers of this home away from them."""
+"""Bind this process to cores near its device, and keep other workers of this machine away from them."""
 
 from __future__ import annotations
 
-import fcntl
 import os
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 CHOOSE_S = 5.0
 
 _log = get_logger(__name__)
-#: Locks that this process holds as long as it lives.
-_held: list[int] = []
+#: Names that this process holds as long as it lives.
+_held: list[socket.socket] = []
 
 
 @dataclass(frozen=True)
 class CoreRules:
-    """What the settings say: the folder where workers tell each other their cores, and how many are kept back."""
+    """How many cores are kept back, and under which name workers tell each other theirs."""
 
-    folder: Path
     reserve: int | None = None
+    book: str = "batchinfer"
 
 
 def bind(visible: str, threads: int, rules: CoreRules, root: Path = Path("/")) -> CorePlan:
@@ -48,49 +48,42 @@ def bind(visible: str, threads: int, rules: CoreRules, root: Path = Path("/")) -
 
     chosen = plan(frozenset())
     if chosen.bound:
-        chosen = take(rules.folder, ground, plan)
+        chosen = take(rules.book, ground, plan)
         _apply(chosen)
     return chosen
 
 
-def take(folder: Path, ground: Ground, plan: Callable[[frozenset[int]], CorePlan]) -> CorePlan:
-    """Plan around the cores of others, and hold what is planned: a lock of the kernel a core, which ends with us."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        turn = _lock(folder / "choosing", CHOOSE_S)
-        locks = {core: _lock(folder / str(core)) for core in ground.allowed}
-    except OSError as error:
-        _log.warning("workers cannot tell each other their cores", error=type(error).__name__)
-        return plan(frozenset())
-    chosen = plan(frozenset(core for core, lock in locks.items() if lock is None))
-    for core, lock in locks.items():
-        if lock is not None:
+def take(book: str, ground: Ground, plan: Callable[[frozenset[int]], CorePlan]) -> CorePlan:
+    """Plan around the cores of others, and hold what is planned: a name a core, which ends with this process."""
+    turn = _claim(f"{book} choosing", CHOOSE_S)
+    names = {core: _claim(f"{book} core {core}") for core in ground.allowed}
+    chosen = plan(frozenset(core for core, name in names.items() if name is None))
+    for core, name in names.items():
+        if name is not None:
             if core in chosen.cores and not chosen.shared:
-                _held.append(lock)
+                _held.append(name)
             else:
-                os.close(lock)
+                name.close()
     if turn is not None:
-        os.close(turn)
+        turn.close()
     return chosen
 
 
-def _lock(file: Path, patience_s: float = 0.0) -> int | None:
-    """A descriptor with the lock of a file; None where somebody else has it. Raises OSError."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _claim(name: str, patience_s: float = 0.0) -> socket.socket | None:
+    """A name among the abstract sockets of this machine (unix(7)), which one process has at a time, whatever its user
+    and its home; None where somebody else has it. Nothing listens there."""
     began = time.monotonic()
     while True:
+        holder = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            holder.bind(f"\0{name}")
+        except OSError:
+            holder.close()
             if time.monotonic() - began >= patience_s:
-                os.close(descriptor)
                 return None
             time.sleep(0.01)
-        except OSError:
-            os.close(descriptor)
-            raise
         else:
-            return descriptor
+            return holder
 
 
 def _apply(plan: CorePlan) -> None:

@@ -174,7 +174,7 @@ class ModelDuty(Duty):
 
     def _make_core_rules(self) -> CoreRules | None:
         settings = self.ctx.settings
-        return CoreRules(settings.home / "cores", settings.reserve_cores) if settings.cpu_affinity else None
+        return CoreRules(settings.reserve_cores) if settings.cpu_affinity else None
 
     def _insist_on(self, state: str, error: dict[str, Any] | None = None) -> None:
         """Raises Stopped where the row allows it no more: then nobody wants this process."""

@@ -49,7 +49,7 @@ def plan_cores(
     """Cores for a worker whose device is near a node (None: near all), one of `cards` devices there.
 
     `wanted` cores, 0 for its share: half of what is near, divided among the devices. `taken` are other workers'. Where
-    what is left is too little, all that is near is shared: no worker waits because of another's place.
+    what is left is too little, or not to be known, all that is near is shared: no worker waits for another's place.
     """
     reserved = list_reserved(ground.allowed, reserve)
     usable = ground.allowed - reserved
@@ -62,7 +62,7 @@ def plan_cores(
     if not reserved and len(ground.nodes) < 2 and len(usable) <= SMALL:
         return CorePlan(usable, threads, bound=False)
     free = close - taken
-    if len(free) < threads:
+    if ground.crowded or len(free) < threads:
         return CorePlan(close, threads, shared=True)
     return CorePlan(_choose(ground, free, threads), threads)
 

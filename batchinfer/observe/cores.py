@@ -14,6 +14,8 @@ from batchinfer.observe.control_group import ROOT, read_cpu_quota, read_cpuset
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+#: Files by which containers tell that they are some: Docker, Podman, Kubernetes.
+_CONTAINED = (".dockerenv", "run/.containerenv", "var/run/secrets/kubernetes.io")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
@@ -27,6 +29,8 @@ class Ground:
     nodes: Mapping[int, frozenset[int]] = field(default_factory=dict)
     #: Cores' worth of time that its control group may take; None: all.
     quota: float | None = None
+    #: Others that cannot be seen from here may be bound to the same cores: a container without cores of its own.
+    crowded: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ def read_ground(root: Path = ROOT, affinity: Iterable[int] | None = None) -> Gro
     allowed = frozenset(os.sched_getaffinity(0) if affinity is None else affinity)
     with suppress(ValueError):
         allowed = (allowed & parse_cores(read_cpuset(root))) or allowed
-    return Ground(allowed, read_nodes(root), read_cpu_quota(root))
+    quota, online = read_cpu_quota(root), allowed
+    with suppress(OSError, ValueError):
+        online = parse_cores((root / "sys/devices/system/cpu/online").read_text())
+    contained = quota is not None or any((root / name).exists() for name in _CONTAINED)
+    return Ground(allowed, read_nodes(root), quota, crowded=contained and allowed >= online)
 
 
 def read_nodes(root: Path = ROOT) -> dict[int, frozenset[int]]:

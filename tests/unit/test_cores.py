@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -89,6 +91,7 @@ def test_limits_of_the_control_group_count(plant: Callable[[dict[str, str]], Pat
     ground = read_ground(root, range(16))
     assert (ground.allowed, ground.quota) == ({2, 3, 4, 5}, 2.5)
     assert plan_cores(ground, reserve=1).threads == 1
+    assert plan_cores(Ground(TWO_NODES.allowed, TWO_NODES.nodes, 2.5)).threads == 2
 
 
 def test_limits_of_the_first_version_count(plant: Callable[[dict[str, str]], Path]) -> None:
@@ -102,7 +105,7 @@ def test_limits_of_the_first_version_count(plant: Callable[[dict[str, str]], Pat
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
         }
     )
-    assert read_ground(root, range(8)) == Ground(frozenset({0, 1, 2}), {}, 1.5)
+    assert read_ground(root, range(8)) == Ground(frozenset({0, 1, 2}), {}, 1.5, crowded=True)
 
 
 def test_a_broken_tree_leaves_all_cores(plant: Callable[[dict[str, str]], Path]) -> None:
@@ -153,7 +156,7 @@ def grounds(draw: st.DrawFn) -> Ground:
     allowed = draw(st.frozensets(st.integers(0, 63), min_size=1, max_size=48))
     parts = draw(st.integers(0, 4))
     nodes = {node: frozenset(core for core in range(64) if core % parts == node) for node in range(parts)}
-    return Ground(allowed, nodes, draw(st.none() | st.floats(0.1, 64)))
+    return Ground(allowed, nodes, draw(st.none() | st.floats(0.1, 64)), draw(st.booleans()))
 
 
 WORKERS = st.lists(
@@ -191,42 +194,60 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[int]]:
     return bound
 
 
-def test_workers_of_one_home_take_different_cores_until_none_are_left(
+def test_workers_of_one_machine_take_different_cores_until_none_are_left(
     plant: Callable[[dict[str, str]], Path], fresh: list[frozenset[int]]
 ) -> None:
     root = two_nodes(plant)
-    rules = CoreRules(root / "cores")
+    rules = CoreRules(book=f"test {uuid4()}")
     plans = [bind("1", 0, rules, root) for _ in range(3)]
     assert [show_cores(cores) for cores in fresh] == ["8-11", "12-15", "8-15"]
     assert [plan.shared for plan in plans] == [False, False, True]
 
 
-def test_cores_of_a_process_that_ended_are_free_again(tmp_path: Path, fresh: list[frozenset[int]]) -> None:
-    """However it ended: the lock is the kernel's."""
+def test_cores_of_a_process_that_ended_are_free_again(fresh: list[frozenset[int]]) -> None:
+    """However it ended: names among sockets are the kernel's."""
+    book, ground = f"test {uuid4()}", Ground(frozenset(range(8)))
     code = (
-        "import sys; from pathlib import Path; from batchinfer.domain.cores import plan_cores\n"
+        "import sys; from batchinfer.domain.cores import plan_cores\n"
         "from batchinfer.observe.cores import Ground; from workers.cores import take\n"
         "ground = Ground(frozenset(range(8)))\n"
-        "plan = take(Path(sys.argv[1]), ground, lambda taken: plan_cores(ground, taken=taken))\n"
+        "plan = take(sys.argv[1], ground, lambda taken: plan_cores(ground, taken=taken))\n"
         "print(sorted(plan.cores), flush=True)\n"
         "sys.stdin.read()"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=-1, stdout=-1, text=True)
+    child = subprocess.Popen([sys.executable, "-c", code, book], stdin=-1, stdout=-1, text=True)
     assert child.stdout is not None
-    ground = Ground(frozenset(range(8)))
     try:
         assert child.stdout.readline().strip() == "[1, 2, 3]"
-        assert take(tmp_path, ground, lambda taken: plan_cores(ground, taken=taken)).cores == {4, 5, 6}
+        assert take(book, ground, lambda taken: plan_cores(ground, taken=taken)).cores == {4, 5, 6}
     finally:
         child.kill()
         child.communicate()
-    assert take(tmp_path, ground, lambda taken: plan_cores(ground, taken=taken)).cores == {1, 2, 3}
+    assert take(book, ground, lambda taken: plan_cores(ground, taken=taken)).cores == {1, 2, 3}
 
 
-def test_a_home_that_cannot_be_written_keeps_nobody_from_computing(tmp_path: Path, fresh: list[frozenset[int]]) -> None:
-    (tmp_path / "file").write_text("")
-    plan = take(tmp_path / "file" / "cores", TWO_NODES, lambda taken: plan_cores(TWO_NODES, near=0, taken=taken))
+def test_a_worker_that_stopped_while_it_chose_keeps_nobody_from_computing(
+    fresh: list[frozenset[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_cores, "CHOOSE_S", 0.05)
+    book = f"test {uuid4()}"
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(f"\0{book} choosing")
+        plan = take(book, TWO_NODES, lambda taken: plan_cores(TWO_NODES, near=0, taken=taken))
     assert plan.cores == {1, 2, 3}
+
+
+@pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv", "var/run/secrets/kubernetes.io/token"])
+def test_in_a_container_without_cores_of_its_own_all_near_ones_are_shared(
+    plant: Callable[[dict[str, str]], Path], mark: str
+) -> None:
+    """Workers of other containers would choose the same ones."""
+    root = two_nodes(plant)
+    plant({mark: "", "sys/devices/system/cpu/online": "0-15"})
+    ground = read_ground(root, range(16))
+    assert plan_cores(ground, near=0) == CorePlan(NODE0 - {0}, 3, shared=True)
+    plant({"sys/fs/cgroup/cpuset.cpus.effective": "4-11"})
+    assert plan_cores(read_ground(root, range(16)), near=0) == CorePlan(frozenset({5}), 1)
 
 
 def test_a_process_is_bound_with_all_its_threads() -> None:

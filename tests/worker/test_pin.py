@@ -78,7 +78,7 @@ def test_a_quota_counts(tmp_path: Path) -> None:
     assert count_cores(tmp_path) == len(os.sched_getaffinity(0))
 
 
-def test_threads_are_the_cores_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_the_cores_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
     def give(visible: str, threads: int, rules: CoreRules) -> CorePlan:
@@ -86,11 +86,11 @@ def test_threads_are_the_cores_that_are_given(tmp_path: Path, monkeypatch: pytes
         return CorePlan(frozenset({2, 3, 4}), threads or 3)
 
     monkeypatch.setattr(pins, "bind", give)
-    assert pin("cuda:1", 0, CoreRules(tmp_path)) == Pinned("cuda:0", 3, "2-4")
-    assert pin("cpu", 2, CoreRules(tmp_path)).threads == 2
+    assert pin("cuda:1", 0, CoreRules()) == Pinned("cuda:0", 3, "2-4")
+    assert pin("cpu", 2, CoreRules()).threads == 2
     assert asked == [("1", 0), ("", 2)]
     monkeypatch.setattr(pins, "bind", lambda *_: CorePlan(frozenset({0, 1}), 1, bound=False))
-    assert pin("cpu", 0, CoreRules(tmp_path)) == Pinned("cpu", 1)
+    assert pin("cpu", 0, CoreRules()) == Pinned("cpu", 1)
 
 
 def test_worker_modules_are_imported_without_torch_and_settings() -> None:
