@@ -20,7 +20,7 @@ from workers import cores as workers_cores
 from workers.cores import CoreRules, bind, take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 NODE0, NODE1 = frozenset(range(8)), frozenset(range(8, 16))
 TWO_NODES = Ground(NODE0 | NODE1, {0: NODE0, 1: NODE1})
@@ -185,13 +185,16 @@ def test_plans_keep_their_promises(
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[int]]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[frozenset[int]]]:
     """A process that holds no cores yet; answers what it is bound to."""
     bound: list[frozenset[int]] = []
-    monkeypatch.setattr(workers_cores, "_held", [])
+    held: list[socket.socket] = []
+    monkeypatch.setattr(workers_cores, "_held", held)
     monkeypatch.setattr(workers_cores, "_apply", lambda plan: bound.append(plan.cores))
     monkeypatch.setattr(observed.os, "sched_getaffinity", lambda _: set(range(16)))
-    return bound
+    yield bound
+    for name in held:
+        name.close()
 
 
 def test_workers_of_one_machine_take_different_cores_until_none_are_left(
