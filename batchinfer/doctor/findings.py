@@ -120,10 +120,17 @@ class Look:
             return None
 
     def ask_once(self, name: str, ask: Callable[[], Thing]) -> Thing:
-        """The answer to a question that several checks have, asked at the first of them."""
+        """The answer to a question that several checks have, asked at the first of them. What it raises all of them are
+        told: a server that is away is not waited for again."""
         if name not in self.known:
-            self.known[name] = ask()
-        return cast("Thing", self.known[name])
+            try:
+                self.known[name] = ask()
+            except BatchinferError as error:
+                self.known[name] = error
+        found = self.known[name]
+        if isinstance(found, BatchinferError):
+            raise found
+        return cast("Thing", found)
 
     def require_ctx(self) -> Context:
         """The running service. Raises BatchinferError where checks of the host alone were asked for."""

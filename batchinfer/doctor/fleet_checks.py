@@ -84,7 +84,7 @@ def check_plan(look: Look) -> Said:
     if not planned:
         return skip(f"No model is planned on this host's CPU; {room_mib:,} MiB are there.")
     wanted, left = sum(planned.values()), room_mib - reserve_mib("cpu", room_mib)
-    told = f"{len(planned)} models on the CPU are planned with {wanted:,} MiB in all, of {room_mib:,} MiB"
+    told = f"Models on the CPU are planned with {wanted:,} MiB in all ({len(planned)} of them), of {room_mib:,} MiB"
     if limit is not None and limit >> 20 < whole_mib:
         told += " that the container may take"
     if wanted > room_mib:

@@ -12,6 +12,7 @@ from batchinfer.doctor import fleet_checks
 from batchinfer.doctor.everything import examine_all
 from batchinfer.doctor.findings import Level, Look
 from batchinfer.doctor.latest import Latest
+from batchinfer.errors import Unavailable
 from batchinfer.store import fleet, leases, server_facts
 from tests.doctor.conftest import MEMINFO
 
@@ -123,6 +124,20 @@ def test_postgres_is_asked_once_a_run(look: Look, monkeypatch: pytest.MonkeyPatc
     assert len(asked) == 1
     list(examine_all(look))
     assert len(asked) == 2
+
+
+def test_a_postgres_that_is_away_is_asked_once_a_run(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refuse(tx: object) -> None:
+        asked.append(tx)
+        raise Unavailable("The database does not answer.")
+
+    monkeypatch.setattr("batchinfer.doctor.service_checks.read_facts", refuse)
+    found = {finding.check: finding for finding in examine_all(look)}
+    assert len(asked) == 1
+    assert found["Postgres"].level is found["clock"].level is ERROR
+    assert found["clock"].message == "The database does not answer."
 
 
 def test_what_was_found_last_is_kept_for_pages(look: Look) -> None:
