@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ bench-documents: $(VENV)/.dev ## a night of 2,000 documents, the same again, two
 
 bench-loading: $(VENV)/.dev ## a cold start beside from_pretrained and beside reading the same bytes; GIB=4 of disk, BENCH_FLAGS=…
 	@$(BIN)/python -m bench.loading --gib '$(or $(GIB),4)' $(BENCH_FLAGS)
+
+bench-tuning: $(VENV)/.dev ## threads, cores, priority and huge pages beside busy processes, as ratios; BENCH_FLAGS=…
+	@$(BIN)/python -m bench.tuning $(BENCH_FLAGS)
 
 texts: $(VENV)/.dev ## collect the texts of the pages for translation and compile what is translated
 	@$(BIN)/python -m batchinfer.admin.texts

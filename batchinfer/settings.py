@@ -117,6 +117,22 @@ class Settings(BaseSettings):
     )
     task_events: bool = Field(False, description="Workers tell Celery's tools, as Flower, how each job fares.")
     drain_s: float = Field(20.0, ge=0, description="Time that a stopping worker gives to what it runs.")
+    cpu_affinity: bool = Field(True, description="Model workers keep to cores of their own, near their device.")
+    reserve_cores: int | None = Field(
+        None,
+        ge=0,
+        le=1024,
+        description="Cores that they leave to the rest; unset: 0 of up to 4, 1 of up to 16, else 2.",
+    )
+    pressure_some: float = Field(
+        40.0, ge=0, le=100, description="% of 10 s in which anything waited for memory: workers pause; 0: never."
+    )
+    pressure_full: float = Field(
+        10.0, ge=0, le=100, description="% of 10 s in which everything waited for memory: workers pause; 0: never."
+    )
+    swap_in_mib_s: float = Field(
+        32.0, ge=0, le=1_000_000, description="MiB read back from swap a second: workers pause; 0: never."
+    )
 
     ageing_s: float = Field(60.0, ge=0, description="Wait after which a job of a later class has a share of its own.")
     aged_share: float = Field(0.125, ge=0, le=1, description="That share of what is claimed; 0 lets classes starve.")

@@ -31,6 +31,7 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
 
     Nothing connects before the first request that needs it. Raises SettingsError.
     """
+    alone = context is None
     if context is None:
         settings = settings or load_settings()
         configure_logging(settings, "web")
@@ -43,7 +44,9 @@ def create_app(settings: Settings | None = None, context: Context | None = None)
         **DOCUMENT,
     )
     register_api(app, context)
-    register_admin(app, context)
+    latest = register_admin(app, context)
+    if alone:
+        latest.start()
     register_reference(app, lambda: make_document(app))
     if hops := context.settings.proxies:  # who asks, and whether by HTTPS; the host is the one that was asked for
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_prefix=0)  # type: ignore[method-assign]

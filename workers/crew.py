@@ -11,6 +11,7 @@ from batchinfer.observe.logs import get_logger
 from batchinfer.store.claims import RENDER, Claim
 from workers.consumer import messages
 from workers.feeder import Feeder
+from workers.gate import Gate
 from workers.heart import Heart
 from workers.insist import insist
 from workers.task_events import TaskEvents
@@ -42,9 +43,13 @@ class Crew:
         self.events = committer.events = TaskEvents(
             ctx.announcer.celery if ctx.settings.task_events else None, lease.worker
         )
-        self.feeder = Feeder(ctx, lease, station, committer)
+        self.gate = Gate(ctx.settings)
+        self.feeder = Feeder(ctx, lease, station, committer, self.gate)
         self.heart = Heart(ctx, lease, station, committer, self.describe)
+        self.gate.on_turn = self.heart.beat_soon  # it is told now, not with the next sign of life
         self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
+        #: What else `describe` tells: what stays as it is as long as the process lives.
+        self.about: dict[str, Any] = {}
         self._ctx = ctx
         committer.on_written = self.feeder.wake
         #: Where this process tells its metrics; empty where it does not.
@@ -100,6 +105,8 @@ class Crew:
         lease_id, counts = self.lease.id, self.committer.counts
         return {
             **self.station.info(),
+            **self.about,
+            "paused": self.gate.cause,
             "lease_id": str(lease_id) if lease_id else None,
             "lease_age_s": round(self.lease.age_s, 1),
             "lost_leases": self.heart.lost_leases,

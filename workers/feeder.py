@@ -1,7 +1,7 @@
 """The feeder: one thread that claims as many ready rows as fit and hands them to the station.
 
 It looks when an announcement came, when there is room again, and in any case every `poll_s`. It claims
-nothing while the lease is not certainly alive.
+nothing while the lease is not certainly alive, nor while this host is short of memory.
 
 Where there is no room, it still claims interactive rows, for which the station makes room: when one was announced,
 and in any case every `poll_s`.
@@ -24,6 +24,7 @@ from batchinfer.observe.logs import get_logger
 from batchinfer.services import work
 from batchinfer.store.claims import Claim, Ending
 from workers.committer import Committer, Finished
+from workers.gate import Gate
 from workers.insist import pauses
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ _log = get_logger(__name__)
 class Feeder(threading.Thread):
     """Wakes on `wake`; ends on `stop`. Counts claims that found something, and the rows in them."""
 
-    def __init__(self, ctx: Context, lease: Lease, station: Station, committer: Committer) -> None:
+    def __init__(
+        self, ctx: Context, lease: Lease, station: Station, committer: Committer, gate: Gate | None = None
+    ) -> None:
         super().__init__(name="feeder", daemon=True)
+        self._gate = gate or Gate(ctx.settings)
         self._events = committer.events
         self.claims = self.rows = 0
         self._ctx, self._lease, self._station, self._committer = ctx, lease, station, committer
@@ -102,6 +106,8 @@ class Feeder(threading.Thread):
             return poll_s
         if self._unloaded:
             self._load()
+        if not self._gate.is_open():
+            return poll_s
         limit, urgent_only = self._find_limit(), False
         if not limit:
             limit, urgent_only = self._find_urgent_limit(), True

@@ -32,6 +32,7 @@ from workers.answering import Answering
 from workers.application import offer_app, option
 from workers.bootstep import DutyStep, leave_celery, make_worker
 from workers.committer import Committer
+from workers.cores import CoreRules
 from workers.crew import Crew
 from workers.duty import Duty, StartFailed
 from workers.engine.phases import Phases as EnginePhases
@@ -42,7 +43,7 @@ from workers.loading import Plan, find_verdict, load_engine, verify_engine
 from workers.memory_readings import Residency, tell_device
 from workers.orders import OrderWatch
 from workers.phases import Phases, find_versions
-from workers.pin import pin
+from workers.pin import Pinned, pin
 from workers.replica_row import AssignedRow, OwnRow, ReplicaRow
 
 if TYPE_CHECKING:
@@ -84,16 +85,17 @@ class ModelDuty(Duty):
         self._revision = self._engine_name = ""
         self._residency: Residency | None = None
         self._state = "starting"
+        self._pinned: Pinned | None = None
         self._verdict: dict[str, Any] | None = None
         self._versions: dict[str, str] | None = None
 
     def open(self) -> Crew:
         name = self._plan.model
         try:
-            pinned = pin(self._plan.device, self._plan.threads)
+            pinned = pin(self._plan.device, self._plan.threads, self._make_core_rules())
         except ValueError as error:
             raise StartFailed(str(error)) from None
-        self._device = pinned.device
+        self._device, self._pinned = pinned.device, pinned
         model = insist(self._row.find_model, self.quit, what="the model's row")
         if model is None:
             raise StartFailed(f"There is no model named {name!r}. Register it, or start with another name.")
@@ -184,7 +186,13 @@ class ModelDuty(Duty):
         )
         crew = Crew(self.ctx, lease, committer, station)
         station.on_room = crew.feeder.wake
+        if self._pinned is not None:
+            crew.about |= {"threads": self._pinned.threads, "cores": self._pinned.cores or None}
         return crew
+
+    def _make_core_rules(self) -> CoreRules | None:
+        settings = self.ctx.settings
+        return CoreRules(settings.reserve_cores) if settings.cpu_affinity else None
 
     def _insist_on(self, state: str, error: dict[str, Any] | None = None) -> None:
         """Raises Stopped where the row allows it no more: then nobody wants this process."""

@@ -8,6 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchinfer.observe.cores import read_ground, show_cores
+from workers.cores import CoreRules, bind
+
 #: Read by the libraries under torch when they are loaded, and never again.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _CUDA = re.compile(r"cuda(?::(\d+))?")
@@ -20,11 +23,16 @@ class Pinned:
 
     device: str
     threads: int
+    #: The cores that it is bound to, as `2-7`; empty where it is not.
+    cores: str = ""
+    #: Other workers compute on some of these, too.
+    shared: bool = False
 
 
-def pin(device: str, threads: int = 0) -> Pinned:
-    """Bind this process to `device` (auto, cpu, cuda or cuda:N) and `threads` cores (0: half of those that
-    it may use, as threads that wait for each other on busy cores are slower than one).
+def pin(device: str, threads: int = 0, rules: CoreRules | None = None) -> Pinned:
+    """Bind this process to `device` (auto, cpu, cuda or cuda:N) and, with `rules`, to cores near it; it computes with
+    `threads` threads (0: as many as cores are given, which is half of what is near, as threads that wait for each
+    other on busy cores are slower than one).
 
     A thread count that the environment already sets is left as it is. Raises ValueError for an unknown
     device, and RuntimeError where torch is loaded already and would not listen.
@@ -38,12 +46,15 @@ def pin(device: str, threads: int = 0) -> Pinned:
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = _find_visible(chosen)
         seen = "cuda:0"
-    count = threads or max(1, count_cores() // 2)
+    plan = bind(os.environ["CUDA_VISIBLE_DEVICES"], threads, rules) if rules else None
+    count = threads or (plan.threads if plan else max(1, count_cores() // 2))
     for name in _THREAD_VARIABLES:
         os.environ.setdefault(name, str(count))
     # Its own threads would fight with those of the engine.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return Pinned(seen, count)
+    if plan is None or not plan.bound:
+        return Pinned(seen, count)
+    return Pinned(seen, count, show_cores(plan.cores), plan.shared)
 
 
 def find_device(nodes: Path = Path("/dev")) -> str:
@@ -55,15 +66,10 @@ def find_device(nodes: Path = Path("/dev")) -> str:
     return "cpu"
 
 
-def count_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def count_cores(root: Path = Path("/")) -> int:
     """Cores that this process may use: its affinity, less what its control group allows; at least 1."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        allowed, period = quota.read_text().split()
-        cores = min(cores, max(1, int(allowed) // int(period)))
-    except (OSError, ValueError):  # no quota, or `max`
-        pass
-    return max(1, cores)
+    ground = read_ground(root)
+    return max(1, min(len(ground.allowed), int(ground.quota or len(ground.allowed))))
 
 
 def _find_visible(device: str) -> str:

@@ -57,6 +57,7 @@ from batchinfer.admin.language import register_language
 from batchinfer.admin.session import AdminSessions, attach_context
 
 if TYPE_CHECKING:
+    from batchinfer.doctor.latest import Latest
     from batchinfer.services.context import Context
 
 #: What every page has: guards, files, how values look, errors, the door, acts, the menu. The guards come first.
@@ -99,8 +100,8 @@ _PAGES = (
 SESSION_HOURS = 12
 
 
-def register_admin(app: Flask, context: Context) -> None:
-    """Mount the pages at /admin.
+def register_admin(app: Flask, context: Context) -> Latest:
+    """Mount the pages at /admin. Answers what knows the doctor's last findings, to be started where it is to look.
 
     Sets the application's session cookie (only these pages use one) and, where neither the application nor
     the setting `secret_key` names a key that signs it, makes one: sessions then end with the process.
@@ -118,6 +119,7 @@ def register_admin(app: Flask, context: Context) -> None:
     app.session_interface = AdminSessions()
     register_language(app)
     app.register_blueprint(_make_blueprint())
+    return doctor.attach(app, context)
 
 
 def _make_blueprint() -> Blueprint:

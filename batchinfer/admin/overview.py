@@ -9,6 +9,7 @@ from flask_babel import gettext as _
 
 from batchinfer.admin.acting import ask, finish
 from batchinfer.admin.charts import draw_board
+from batchinfer.admin.doctor import find_latest
 from batchinfer.admin.live import render_live
 from batchinfer.admin.session import get_caller, get_context
 from batchinfer.domain.jobs import JobState
@@ -61,6 +62,7 @@ def show_overview() -> Response:
         models=known,
         first_model=known[0].name if known else "docreader",
         failures=failures,
+        advice=find_latest().find_worst() if "admin" in caller.scopes else None,
         there=current_app.view_functions,
     )
 

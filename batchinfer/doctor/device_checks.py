@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 #: The oldest driver that runs the CUDA 12.4 and newer with which torch 2.11 and newer are built.
 LEAST_DRIVER = (550, 54)
+#: The oldest driver for each major version of CUDA (NVIDIA, "CUDA Compatibility", minor version compatibility).
+LEAST_BY_CUDA = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
+_BUILT = re.compile(r"^cuda\b[^=\n]*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
 _VERSION = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+)\.(\d+)")
 
 
@@ -51,6 +54,30 @@ def check_driver(look: Look) -> Said:
     return fine(f"The driver is {found[1]}.{found[2]}.")
 
 
+def check_cuda(look: Look) -> Said:
+    """The CUDA that torch was built for, beside the driver."""
+    if not list_devices(look):
+        return skip("There is no NVIDIA device here.")
+    if not look.torch_build:
+        return skip("torch is not installed here: no model worker runs on this host, or its environment is another.")
+    built = _BUILT.search(look.torch_build)
+    if built is None:
+        return warn(
+            "torch here was built without CUDA: models run on the CPU, and the devices stay idle.",
+            "Install a build of torch for CUDA; pytorch.org names the command.",
+        )
+    cuda, least = f"{built[1]}.{built[2]}", LEAST_BY_CUDA.get(int(built[1]))
+    found = _VERSION.search(look.read("proc/driver/nvidia/version") or "")
+    if found is None or least is None:
+        return skip(f"torch was built for CUDA {cuda}; whether the driver fits is not known here.")
+    if (int(found[1]), int(found[2])) < least:
+        return fail(
+            f"torch was built for CUDA {cuda}, which the driver {found[1]}.{found[2]} does not run.",
+            f"Install the driver {least[0]}.{least[1]} or newer, or a build of torch for an older CUDA.",
+        )
+    return fine(f"torch was built for CUDA {cuda}, which the driver {found[1]}.{found[2]} runs.")
+
+
 def check_numa(look: Look) -> Said:
     """Which cores are near which device."""
     nodes = sorted((look.root / "sys/devices/system/node").glob("node[0-9]*"))
@@ -64,7 +91,7 @@ def check_numa(look: Look) -> Said:
     if unknown:
         return warn(
             f"{len(nodes)} NUMA nodes, and {', '.join(unknown)} does not say which is near.",
-            "Look at `nvidia-smi topo -m`, and bind the worker with `numactl` or `CPUAffinity=` and `NUMAMask=`.",
+            "Look at `nvidia-smi topo -m`, and bind the worker by hand: `CPUAffinity=` and `NUMAPolicy=` in its unit.",
         )
     near = {node: _read(look.root / f"sys/devices/system/node/node{node}/cpulist") for node in set(places.values())}
     said = "; ".join(f"{name}: node {node}, cores {near[node]}" for name, node in places.items())
@@ -90,6 +117,7 @@ def _read(file: Path) -> str:
 
 DEVICE_CHECKS = (
     Check("driver", "devices", "Without a driver that fits, torch finds no device.", check_driver),
+    Check("CUDA", "devices", "A driver that is older than torch's CUDA runs no model.", check_cuda),
     Check("NUMA", "devices", "Copies from the far node are slower.", check_numa),
     Check("MPS", "devices", "It lets processes share a device, and its faults.", check_mps),
 )

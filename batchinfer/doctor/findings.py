@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from batchinfer.errors import BatchinferError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from batchinfer.services.context import Context
     from batchinfer.settings import Settings
+
+Thing = TypeVar("Thing")
 
 
 class Level(StrEnum):
@@ -58,6 +61,25 @@ def fail(message: str, remedy: str) -> Said:
     return Said(Level.ERROR, message, remedy)
 
 
+def _read_label(folder: Path) -> str:
+    try:
+        return os.getxattr(folder, "security.selinux").decode(errors="replace").strip("\x00")
+    except OSError:
+        return ""
+
+
+def _may_use(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _read_torch_build() -> str:
+    try:
+        found = importlib.util.find_spec("torch")  # looks for the package and runs nothing of it
+        return Path(found.origin).with_name("version.py").read_text() if found and found.origin else ""
+    except (OSError, ImportError, ValueError):
+        return ""
+
+
 @dataclass(frozen=True)
 class Look:
     """Where checks look: the root of /proc and /sys (tests give trees of their own), and what the process sees."""
@@ -70,6 +92,16 @@ class Look:
     #: Soft limits of this process by name; -1 is no limit.
     limits: Mapping[str, int] = field(default_factory=dict)
     room: Callable[[Path], os.statvfs_result] = os.statvfs
+    #: Cores that this process may run on; None: what the kernel says.
+    cores: frozenset[int] | None = None
+    #: SELinux's label of a folder; empty where it has none.
+    label: Callable[[Path], str] = _read_label
+    #: Whether this process may list, enter and write a folder.
+    may_use: Callable[[Path], bool] = _may_use
+    #: What torch says of its own build, in `torch/version.py`; it is never imported here. Empty where it is not there.
+    torch_build: str = ""
+    #: What checks of one run have asked already, by what they asked.
+    known: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of_host(cls, settings: Settings, ctx: Context | None = None) -> Look:
@@ -78,7 +110,7 @@ class Look:
             "open files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "processes": resource.getrlimit(resource.RLIMIT_NPROC)[0],
         }
-        return cls(Path("/"), settings, ctx, dict(os.environ), limits)
+        return cls(Path("/"), settings, ctx, dict(os.environ), limits, torch_build=_read_torch_build())
 
     def read(self, name: str) -> str | None:
         """The text of a file below the root, stripped; None where it is not there or may not be read."""
@@ -86,6 +118,19 @@ class Look:
             return (self.root / name).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             return None
+
+    def ask_once(self, name: str, ask: Callable[[], Thing]) -> Thing:
+        """The answer to a question that several checks have, asked at the first of them. What it raises all of them are
+        told: a server that is away is not waited for again."""
+        if name not in self.known:
+            try:
+                self.known[name] = ask()
+            except BatchinferError as error:
+                self.known[name] = error
+        found = self.known[name]
+        if isinstance(found, BatchinferError):
+            raise found
+        return cast("Thing", found)
 
     def require_ctx(self) -> Context:
         """The running service. Raises BatchinferError where checks of the host alone were asked for."""
@@ -124,6 +169,7 @@ class Finding:
 
 def examine(checks: Iterable[Check], look: Look) -> Iterator[Finding]:
     """Ask each check. What breaks while looking is told by its class alone: texts of libraries may hold secrets."""
+    look = replace(look, known={})
     for check in checks:
         began = time.monotonic()
         try:
@@ -143,6 +189,13 @@ def find_worst(findings: Iterable[Finding]) -> Level:
     """The worst level among them."""
     order = list(Level)
     return max((finding.level for finding in findings), key=order.index, default=Level.OK)
+
+
+def pick_worst(findings: Iterable[Finding]) -> Finding | None:
+    """The first of the worst findings; None where nothing is to be done."""
+    order = list(Level)
+    worst = max(findings, key=lambda finding: order.index(finding.level), default=None)
+    return worst if worst is not None and worst.level in {Level.WARNING, Level.ERROR} else None
 
 
 def host_name() -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.doctor.findings import Check, fail, fine, skip, warn
+from batchinfer.domain.cores import list_reserved
+from batchinfer.observe.control_group import read_memory_limit, read_pids
+from batchinfer.observe.cores import read_ground, show_cores
+from batchinfer.observe.strain import read_strain
 
 if TYPE_CHECKING:
     from batchinfer.doctor.findings import Look, Said
 
 #: Above this share of ten seconds in which somebody waited for memory, it is short.
 PRESSED = 10.0
-_CGROUP = "sys/fs/cgroup"
 
 
 def read_meminfo(look: Look) -> dict[str, int]:
@@ -49,18 +52,25 @@ def check_swap(look: Look) -> Said:
 
 
 def check_pressure(look: Look) -> Said:
-    """Time lost waiting for memory (PSI)."""
-    text = look.read("proc/pressure/memory")
-    if text is None:
-        return skip("The kernel does not measure memory pressure (PSI).")
-    some = dict(part.split("=", 1) for part in text.splitlines()[0].split()[1:])
-    share = float(some["avg10"])
-    if share > PRESSED:
-        return warn(
-            f"In {share:.0f} % of the last ten seconds somebody waited for memory.",
-            "Give the host more memory, or let fewer models run on it.",
+    """Time lost waiting for memory (PSI), and whether workers pause for it."""
+    strain, settings = read_strain(look.root), look.settings
+    if strain.some is None:
+        return skip(
+            "The kernel does not measure memory pressure (PSI): workers go by what is read from swap alone. Kernels "
+            "from 4.20 on do, some with `psi=1` on their command line."
         )
-    return fine(f"In {share:.0f} % of the last ten seconds somebody waited for memory.")
+    full = strain.full or 0.0
+    told = f"In {strain.some:.0f} % of the last ten seconds somebody waited for memory, in {full:.0f} % everybody."
+    limits = ((strain.some, settings.pressure_some), (full, settings.pressure_full))
+    if any(limit and share >= limit for share, limit in limits):
+        return warn(
+            f"{told} Workers here claim nothing until it is less.",
+            "Give the host more memory, or let fewer models run on it;"
+            " BATCHINFER_PRESSURE_SOME and _FULL are the limits.",
+        )
+    if strain.some > PRESSED:
+        return warn(told, "Give the host more memory, or let fewer models run on it.")
+    return fine(told)
 
 
 def check_huge_pages(look: Look) -> Said:
@@ -90,28 +100,9 @@ def check_governor(look: Look) -> Said:
     return fine(f"Frequency of the cores: {text}.")
 
 
-def read_container_memory(look: Look) -> int | None:
-    """Bytes that this process's control group may take, v2 or v1; None where there is no limit."""
-    lines = (look.read("proc/self/cgroup") or "").splitlines()
-    paths = {name: path for line in lines if line.count(":") >= 2 for _, name, path in [line.split(":", 2)]}
-    unified = paths.get("", "/").strip("/")
-    of_memory = next((path for name, path in paths.items() if "memory" in name.split(",")), "/").strip("/")
-    for file in (
-        f"{_CGROUP}/{unified}/memory.max",
-        f"{_CGROUP}/memory.max",
-        f"{_CGROUP}/memory/{of_memory}/memory.limit_in_bytes",
-        f"{_CGROUP}/memory/memory.limit_in_bytes",
-    ):
-        text = look.read(file)
-        # Without a limit v2 says "max", and v1 a number near 2**63.
-        if text is not None and text.isdigit():
-            return int(text) if int(text) < 2**60 else None
-    return None
-
-
 def check_container_memory(look: Look) -> Said:
     """The memory that the container may take."""
-    limit = read_container_memory(look)
+    limit = read_memory_limit(look.root)
     whole_mib = read_meminfo(look)["MemTotal"] // 1024
     if limit is None:
         return fine(f"No control group limits the memory; the host has {whole_mib} MiB.")
@@ -122,6 +113,45 @@ def check_container_memory(look: Look) -> Said:
             "Raise it (`MemoryMax=`, `mem_limit`, `resources.limits.memory`): torch alone takes a GiB.",
         )
     return fine(f"The control group may take {mib} MiB of the host's {whole_mib} MiB; plans count with that.")
+
+
+def check_cores(look: Look) -> Said:
+    """The cores that workers may use, and those that they leave to the rest."""
+    ground = read_ground(look.root, look.cores)
+    settings = look.settings
+    count, nodes = len(ground.allowed), max(1, len(ground.nodes))
+    told = f"{count} cores in {nodes} NUMA node{'s' if nodes > 1 else ''}"
+    if ground.quota is not None and ground.quota < 1:
+        return warn(
+            f"{told}, and the control group may use {ground.quota:.1f} of them: each step waits for its next share.",
+            "Give it a whole core or more: `CPUQuota=`, `cpus`, `resources.limits.cpu`.",
+        )
+    if ground.quota is not None and ground.quota < count:
+        told += f", of whose time the control group may use {ground.quota:.1f}"
+    if not settings.cpu_affinity:
+        return fine(f"{told}. Model workers are not bound to cores.")
+    reserved = list_reserved(ground.allowed, settings.reserve_cores)
+    if settings.reserve_cores and len(reserved) < settings.reserve_cores:
+        return warn(
+            f"{told}; {settings.reserve_cores} are to be kept back, which leaves a model worker one.",
+            "Lower BATCHINFER_RESERVE_CORES, or unset it.",
+        )
+    kept = f"model workers keep off {show_cores(reserved)}" if reserved else "none is kept back from model workers"
+    return fine(f"{told}; {kept}.")
+
+
+def check_processes(look: Look) -> Said:
+    """Room for processes and threads in the control group."""
+    found = read_pids(look.root)
+    if found is None:
+        return fine("No control group limits processes and threads.")
+    used, most = found
+    if most - used < 256:
+        return warn(
+            f"The control group has {used} of {most} processes and threads.",
+            "Raise it: `TasksMax=4096`, `pids_limit`; a model worker has some fifty threads.",
+        )
+    return fine(f"The control group has {used} of {most} processes and threads.")
 
 
 def check_limits(look: Look) -> Said:
@@ -171,6 +201,8 @@ HOST_CHECKS = (
         "Beyond it the kernel kills a worker with all that it holds.",
         check_container_memory,
     ),
+    Check("cores", "host", "Steps of a model wait for a core that somebody else has.", check_cores),
+    Check("processes", "host", "Who may start no thread stops working.", check_processes),
     Check("limits of a process", "host", "Connections, files and threads are counted against them.", check_limits),
     Check("WSL", "host", "Windows limits memory and slows folders of its own.", check_wsl),
 )

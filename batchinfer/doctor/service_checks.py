@@ -1,16 +1,14 @@
-"""The running service: Postgres, Redis or Valkey, the schema, clocks, blobs, secrets, models and workers."""
+"""The running service: Postgres, Redis or Valkey, the schema, clocks, blobs and secrets."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
 from batchinfer.doctor.findings import Check, fail, fine, warn
 from batchinfer.domain.ids import DEFAULT_TENANT
-from batchinfer.store import fleet, leases
 from batchinfer.store.server_facts import read_facts
 from batchinfer.store.snapshots import list_snapshots
 
@@ -27,6 +25,10 @@ _PROBE = b"the doctor was here"
 
 
 def _facts(look: Look) -> ServerFacts:
+    return look.ask_once("server facts", lambda: _ask_facts(look))
+
+
+def _ask_facts(look: Look) -> ServerFacts:
     with look.require_ctx().db.transaction() as tx:
         return read_facts(tx)
 
@@ -85,7 +87,8 @@ def check_schema(look: Look) -> Said:
 
 def check_clock(look: Look) -> Said:
     """This host's clock beside the database's."""
-    apart_s = abs((datetime.now(UTC) - _facts(look).now).total_seconds())
+    facts = _facts(look)
+    apart_s = abs((facts.asked_at - facts.now).total_seconds())
     if apart_s > CLOCK_S:
         return warn(
             f"The clocks of this host and of the database are {apart_s:.1f} s apart.",
@@ -162,43 +165,6 @@ def _is_wide(file: Any) -> bool:
     return bool(file.is_file() and file.stat().st_mode & 0o077)
 
 
-def check_models(look: Look) -> Said:
-    """The last load of each model."""
-    ctx = look.require_ctx()
-    with ctx.db.transaction() as tx:
-        models, replicas = fleet.list_models(tx), fleet.list_replicas(tx)
-    failed = [model.name for model in models if model.state == "failed"]
-    if failed:
-        error = next((replica.error for replica in replicas if replica.model in failed and replica.error), None)
-        return fail(
-            f"{', '.join(failed)} could not be loaded. {(error or {}).get('message', '')}".strip(),
-            "`batchinfer models list` shows each try; `batchinfer models verify NAME` loads it beside the service.",
-        )
-    if not models:
-        return warn(
-            "No model is known.", "Register one: `batchinfer models register`, then `batchinfer models launch`."
-        )
-    ready = sum(model.state == "ready" for model in models)
-    return fine(f"{ready} of {len(models)} models are ready.")
-
-
-def check_workers(look: Look) -> Said:
-    """Workers that show signs of life."""
-    ctx = look.require_ctx()
-    with ctx.db.transaction() as tx:
-        alive = [worker for worker in leases.list_workers(tx) if not worker.dead]
-    silent = [worker.worker for worker in alive if worker.silent_s > 3 * ctx.settings.heartbeat_s]
-    roles = {worker.role for worker in alive}
-    if silent:
-        return warn(
-            f"{', '.join(silent)} shows no sign of life.",
-            "It is taken for lost when its lease is over; look at its log.",
-        )
-    if not roles:
-        return warn("No worker is there: jobs wait.", "Start one with `batchinfer up`, or `batchinfer host` elsewhere.")
-    return fine(f"{len(alive)} workers are alive.")
-
-
 _LOST = "Nothing can be submitted or stored without it."
 SERVICE_CHECKS = (
     Check("Postgres", "service", _LOST, check_postgres),
@@ -210,6 +176,4 @@ SERVICE_CHECKS = (
     Check("Redis", "service", "Without it work starts at the poll floor.", check_redis),
     Check("blob store", "service", "Pictures and files lie there.", check_blobs),
     Check("secrets", "service", "Who reads a key may do all that it may.", check_secrets),
-    Check("models", "service", "Jobs of a model that cannot be loaded wait.", check_models),
-    Check("workers", "service", "Without workers jobs wait.", check_workers),
 )

@@ -34,7 +34,7 @@ def check_kind(look: Look) -> Said:
     if mount.kind in LAYERED:
         return warn(
             f"Models lie in the layers of a container ({mount.kind}) and go with it.",
-            "Mount a volume of the host at the home, so that models outlive the container and are read directly.",
+            "Mount a volume of the host at the home, so that models outlive the container. It is no faster to read.",
         )
     if mount.kind in IN_MEMORY:
         return warn(

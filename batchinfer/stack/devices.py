@@ -11,6 +11,8 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
 
+from batchinfer.observe.control_group import read_memory_limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -81,31 +83,12 @@ def list_device_facts(
 
 def read_memory_mib(root: Path = Path("/")) -> int | None:
     """What this machine's processes may hold, in MiB: its memory, or what the control group allows if that is less."""
-    limits = _list_group_limits(root)
+    limits = [limit for limit in [read_memory_limit(root)] if limit is not None]
     with suppress(OSError, ValueError, IndexError):
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemTotal:"):
                 limits.append(int(line.split()[1]) * 1024)
     return min(limits) // MIB if limits else None
-
-
-def _list_group_limits(root: Path) -> list[int]:
-    """Of the process's control group and those above it, of either version; none where nothing is limited."""
-    groups: list[tuple[Path, str, str]] = []
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds == "":
-                groups.append((root / "sys/fs/cgroup", path, "memory.max"))
-            elif "memory" in kinds.split(","):
-                groups.append((root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes"))
-    limits = []
-    for base, path, name in groups:
-        below = (base / path.lstrip("/")).relative_to(base)
-        for folder in (base / below, *(base / one for one in below.parents)):
-            with suppress(OSError, ValueError):  # no file, or `max`
-                limits.append(int((folder / name).read_text()))
-    return limits
 
 
 def _read_processor(root: Path) -> str:

@@ -144,6 +144,18 @@ _LIST_REPLICAS = text("""
     ORDER BY ended_at IS NOT NULL, worker, created_at DESC LIMIT 500
 """)
 
+_LAST_LOADS = text("""
+    SELECT DISTINCT ON (model) id, worker, model, revision, engine, device, state, lease_id, error, memory_mib, verdict,
+           created_at, ready_at, ended_at, deployment_id, host, wanted, plan, planned_mib, phases, versions
+    FROM replicas WHERE ready_at IS NOT NULL OR state = 'failed'
+    ORDER BY model, created_at DESC
+""")
+
+
+def list_last_loads(tx: Transaction) -> list[Replica]:
+    """Of each model the newest replica whose load came to an end, well or not; by model."""
+    return [Replica(**row._mapping) for row in tx.execute(_LAST_LOADS)]
+
 
 def save_replica(
     tx: Transaction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import text
@@ -11,7 +12,6 @@ from batchinfer.store.migrate import find_revision, head_revision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from batchinfer.store.session import Transaction
 
@@ -39,11 +39,14 @@ class ServerFacts:
     #: Revision of the schema, and the one that this program knows.
     revision: str | None
     head: str
+    #: This host's clock when the server's was read.
+    asked_at: datetime
 
 
 def read_facts(tx: Transaction) -> ServerFacts:
     """Ask the server."""
     row = tx.execute(_ASK).mappings().one()
+    asked_at = datetime.now(UTC)
     names = ("fsync", "full_page_writes", "synchronous_commit")
     return ServerFacts(
         version=row["version"],
@@ -54,4 +57,5 @@ def read_facts(tx: Transaction) -> ServerFacts:
         connections=row["connections"],
         revision=find_revision(tx),
         head=head_revision(),
+        asked_at=asked_at,
     )

@@ -51,6 +51,12 @@ def test_hosts_and_processes_with_what_they_hold(client: FlaskClient, fleet: Any
     assert "model · 0.3.0" in text
     assert "loading" in text
     assert "s-silent" not in page.text
+    assert "s-paused" not in page.text
+    work.beat(context, lease, {"paused": "memory pressure", "cores": "2-5"})
+    page = client.get("/admin/workers")
+    assert page.text.count("s-paused") == 1
+    assert "paused memory pressure" in flat(page)
+    assert "cores 2-5" in flat(page)
     with context.db.transaction() as tx:
         tx.execute(sql("UPDATE leases SET heartbeat_at = now() - interval '1 minute'"))
         tx.execute(sql("UPDATE hosts SET heartbeat_at = now() - interval '15 seconds'"))

@@ -33,6 +33,8 @@ def tree(tmp_path: Path) -> Callable[..., Look]:
         for name, text in {"proc/meminfo": MEMINFO.format(total=0, free=0), **files}.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
-        return Look(root, load_settings(home=tmp_path / "home"), **{"room": room(), **options})
+        return Look(
+            root, load_settings(home=tmp_path / "home"), **{"room": room(), "cores": frozenset(range(8)), **options}
+        )
 
     return planted

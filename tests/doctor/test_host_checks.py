@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batchinfer.doctor import device_checks, host_checks, storage_checks
+from batchinfer.doctor.everything import HOST
 from batchinfer.doctor.findings import Check, Level, examine, fail, find_worst, fine
 from batchinfer.doctor.mounts import find_mount, read_mounts
 from batchinfer.errors import StartError
@@ -41,7 +43,41 @@ PRESSED = "some avg10={share} avg60=1.00 avg300=0.50 total=1\nfull avg10=0.00 av
         (host_checks.check_swap, {"proc/meminfo": MEMINFO.format(total=4_000_000, free=1_000_000)}, WARNING, "2929"),
         (host_checks.check_pressure, {"proc/pressure/memory": PRESSED.format(share="0.20")}, OK, "0 %"),
         (host_checks.check_pressure, {"proc/pressure/memory": PRESSED.format(share="34.00")}, WARNING, "34 %"),
+        (host_checks.check_pressure, {"proc/pressure/memory": PRESSED.format(share="55.00")}, WARNING, "claim nothing"),
+        (
+            host_checks.check_pressure,
+            {
+                "proc/pressure/memory": PRESSED.format(share="55.00"),
+                "proc/self/cgroup": "0::/w",
+                "sys/fs/cgroup/w/memory.pressure": PRESSED.format(share="0.00"),
+            },
+            OK,
+            "0 %",
+        ),
         (host_checks.check_pressure, {}, SKIPPED, "PSI"),
+        (host_checks.check_cores, {}, OK, "keep off 0"),
+        (host_checks.check_cores, NODES, OK, "2 NUMA nodes"),
+        (host_checks.check_cores, {"sys/fs/cgroup/cpu.max": "50000 100000"}, WARNING, "0.5"),
+        (host_checks.check_cores, {"sys/fs/cgroup/cpu.max": "300000 100000"}, OK, "3.0"),
+        (
+            host_checks.check_cores,
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "10000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"},
+            WARNING,
+            "0.1",
+        ),
+        (host_checks.check_processes, {}, OK, "No control group"),
+        (host_checks.check_processes, {"sys/fs/cgroup/pids.max": "max", "sys/fs/cgroup/pids.current": "7"}, OK, "No"),
+        (host_checks.check_processes, {"sys/fs/cgroup/pids.max": "4096", "sys/fs/cgroup/pids.current": "70"}, OK, "70"),
+        (
+            host_checks.check_processes,
+            {
+                "proc/self/cgroup": "3:pids:/x",
+                "sys/fs/cgroup/pids/x/pids.max": "512",
+                "sys/fs/cgroup/pids/x/pids.current": "500",
+            },
+            WARNING,
+            "500 of 512",
+        ),
         (host_checks.check_huge_pages, {THP: "always [madvise] never"}, OK, "madvise"),
         (host_checks.check_huge_pages, {THP: "always madvise [never]"}, WARNING, "off"),
         (host_checks.check_huge_pages, {}, SKIPPED, "no transparent"),
@@ -56,6 +92,8 @@ PRESSED = "some avg10={share} avg60=1.00 avg300=0.50 total=1\nfull avg10=0.00 av
         (device_checks.check_driver, {"proc/driver/nvidia/version": DRIVER.format(version="535.129.03")}, ERROR, "535"),
         (device_checks.check_driver, {"proc/driver/nvidia/version": DRIVER.format(version="580.65.06")}, OK, "580.65"),
         (device_checks.check_driver, {"proc/driver/nvidia/version": "nothing known"}, SKIPPED, "form"),
+        (device_checks.check_cuda, {}, SKIPPED, "no NVIDIA"),
+        (device_checks.check_cuda, CARD, SKIPPED, "not installed"),
         (device_checks.check_numa, {}, SKIPPED, "no NVIDIA"),
         (device_checks.check_numa, CARD, OK, "One NUMA"),
         (device_checks.check_numa, {**CARD, **NODES, NODE: "1"}, OK, "cores 16-31"),
@@ -72,6 +110,39 @@ def test_what_a_host_shows_is_judged(
     assert said.level is level
     assert word in said.message
     assert bool(said.remedy) == (level in {WARNING, ERROR})
+
+
+@pytest.mark.parametrize(
+    ("build", "driver", "level", "word"),
+    [
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None", "580.65.06", WARNING, "without CUDA"),
+        ("cuda: Optional[str] = '12.8'", "570.124.06", OK, "CUDA 12.8"),
+        ('cuda = "12.1"', "515.65.01", ERROR, "515.65"),
+        ("cuda: Optional[str] = '13.0'", "570.124.06", ERROR, "570.124"),
+        ("cuda: Optional[str] = '13.0'", "580.65.06", OK, "580.65"),
+        ("cuda: Optional[str] = '99.0'", "580.65.06", SKIPPED, "not known"),
+        ("cuda: Optional[str] = '12.8'", None, SKIPPED, "not known"),
+    ],
+)
+def test_torchs_cuda_is_held_against_the_driver(
+    tree: Callable[..., Look], build: str, driver: str | None, level: Level, word: str
+) -> None:
+    files = {**CARD, **({"proc/driver/nvidia/version": DRIVER.format(version=driver)} if driver else {})}
+    said = device_checks.check_cuda(tree(files, torch_build=f"__version__ = '2.11.0'\n{build}\n"))
+    assert (said.level, word in said.message) == (level, True), said
+    assert bool(said.remedy) == (level in {WARNING, ERROR})
+
+
+def test_cores_that_nobody_may_be_bound_to_are_told(tree: Callable[..., Look]) -> None:
+    look = tree({})
+
+    def judge(**changes: object) -> tuple[Level, str]:
+        said = host_checks.check_cores(replace(look, settings=look.settings.model_copy(update=changes)))
+        return said.level, said.message
+
+    assert judge(cpu_affinity=False) == (OK, "8 cores in 1 NUMA node. Model workers are not bound to cores.")
+    assert judge(reserve_cores=3)[1].endswith("keep off 0-2.")
+    assert judge(reserve_cores=8)[0] is WARNING
 
 
 @pytest.mark.parametrize(
@@ -186,7 +257,7 @@ def test_limits_of_a_process(tree: Callable[..., Look]) -> None:
     assert judge(open_files=65_536, processes=256) is WARNING
 
 
-EVERY = (*host_checks.HOST_CHECKS, *storage_checks.STORAGE_CHECKS, *device_checks.DEVICE_CHECKS)
+EVERY = HOST
 
 
 def test_a_tree_of_nonsense_breaks_no_check(tree: Callable[..., Look]) -> None:
@@ -194,6 +265,8 @@ def test_a_tree_of_nonsense_breaks_no_check(tree: Callable[..., Look]) -> None:
     names = (
         "proc/sys/vm/swappiness", "proc/meminfo", "proc/pressure/memory", "proc/self/cgroup", "proc/self/mountinfo",
         "proc/driver/nvidia/version", "proc/version", "sys/fs/cgroup/memory.max", THP, *CARD, NODE,
+        "sys/fs/cgroup/cpu.max", "sys/fs/cgroup/pids.max", "sys/fs/cgroup/cpuset.cpus.effective", "proc/vmstat",
+        "sys/devices/system/node/node0/cpulist", "sys/fs/selinux/enforce", "proc/self/attr/current",
     )  # fmt: skip
     findings = list(examine(EVERY, tree(dict.fromkeys(names, "\x00 ][ = : - \x1b"))))
     assert len(findings) == len(EVERY)
@@ -207,6 +280,17 @@ def test_a_tree_of_nonsense_breaks_no_check(tree: Callable[..., Look]) -> None:
 def test_a_host_that_shows_nothing_is_no_error(tree: Callable[..., Look]) -> None:
     look = tree({})
     (look.root / "proc/meminfo").unlink()
+    assert find_worst(examine(EVERY, look)) in {OK, SKIPPED}
+
+
+def test_files_that_cannot_be_read_are_no_error(tree: Callable[..., Look]) -> None:
+    """Folders stand where files are looked for: reading them fails, as it does for a user who may not."""
+    look = tree({})
+    (look.root / "proc/meminfo").unlink()
+    for name in ("proc/meminfo", "proc/self/cgroup", "proc/self/mountinfo", "proc/vmstat", "proc/pressure/memory",
+                 "proc/version", "proc/sys/vm/swappiness", "sys/fs/cgroup/memory.max", "sys/fs/cgroup/cpu.max",
+                 THP, GOVERNOR, "sys/devices/system/node/node0/cpulist", "sys/fs/selinux/enforce", NODE):  # fmt: skip
+        (look.root / name).mkdir(parents=True)
     assert find_worst(examine(EVERY, look)) in {OK, SKIPPED}
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchinfer.domain.cores import CorePlan
 from workers import pin as pins
-from workers.pin import count_cores, find_device, pin
+from workers.cores import CoreRules
+from workers.pin import Pinned, count_cores, find_device, pin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,11 +70,27 @@ def test_auto_looks_for_device_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_quota_counts(tmp_path: Path) -> None:
-    quota = tmp_path / "cpu.max"
+    quota = tmp_path / "sys/fs/cgroup/cpu.max"
+    quota.parent.mkdir(parents=True)
     quota.write_text("100000 100000\n")
-    assert count_cores(quota) == 1
+    assert count_cores(tmp_path) == 1
     quota.write_text("max 100000\n")
-    assert count_cores(quota) == len(os.sched_getaffinity(0))
+    assert count_cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_threads_are_the_cores_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def give(visible: str, threads: int, rules: CoreRules) -> CorePlan:
+        asked.append((visible, threads))
+        return CorePlan(frozenset({2, 3, 4}), threads or 3)
+
+    monkeypatch.setattr(pins, "bind", give)
+    assert pin("cuda:1", 0, CoreRules()) == Pinned("cuda:0", 3, "2-4")
+    assert pin("cpu", 2, CoreRules()).threads == 2
+    assert asked == [("1", 0), ("", 2)]
+    monkeypatch.setattr(pins, "bind", lambda *_: CorePlan(frozenset({0, 1}), 1, bound=False))
+    assert pin("cpu", 0, CoreRules()) == Pinned("cpu", 1)
 
 
 def test_worker_modules_are_imported_without_torch_and_settings() -> None:
