@@ -1,0 +1,76 @@
+"""How Sphinx makes the site of the pages: `make docs`. The repository is the source, so that every link between pages holds.
+
+docs/index.md is the menu: each of its second-level headings is a group, each link under it a page. What it does not list is not
+on the site, and tests/docs says so.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pygments.lexers.special import TextLexer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+project = "batchinfer"
+author = "the batchinfer authors"
+project_copyright = "the batchinfer authors, Apache-2.0"
+version = release = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+
+extensions = ["myst_parser"]
+root_doc = "docs/index"
+include_patterns = [
+    "docs/*.md", "docs/decisions/*.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md",
+    "bench/peers.md", "bench/results/*.md",
+]  # fmt: skip
+exclude_patterns = ["bench/results/*-notes.md", ".venv*", "artifacts", "dist", "build"]
+#: GitHub's own anchors, so that a link with one holds there and here.
+myst_heading_anchors = 4
+#: Headings of an ordinary page may skip a level, as in a changelog.
+suppress_warnings = ["myst.header"]
+
+html_theme = "furo"
+html_title = f"batchinfer {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_last_updated_fmt = None
+html_permalinks_icon = "#"
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+#: Pages whose own links are also their part of the menu: their targets stand below them.
+_HUBS = {"docs/index", "docs/decisions/README", "docs/performance"}
+_LINK = re.compile(r"^(?:- |\| )\[[^\]]+\]\(([^)#]+\.md)\)|\[All of it\]\(([^)]+\.md)\)", re.MULTILINE)
+
+
+def list_groups(text: str) -> list[tuple[str, list[str]]]:
+    """(heading, links to pages) of each part of a page, in order, without parts that link to none."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    groups = [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
+    return [(name, links) for name, part in groups if (links := [a or b for a, b in _LINK.findall(part)])]
+
+
+def add_menu(_app: object, docname: str, source: list[str]) -> None:
+    """Give a hub a hidden table of contents for each of its groups; captions are the index's alone."""
+    if docname not in _HUBS:
+        return
+    for name, links in list_groups(source[0]):
+        caption = f":caption: {name}\n" if docname == "docs/index" and name else ""
+        pages = "\n".join(dict.fromkeys(link.removesuffix(".md") for link in links))
+        source[0] += f"\n\n```{{toctree}}\n:hidden:\n{caption}\n{pages}\n```\n"
+
+
+def write_front_door(app: object, error: Exception | None) -> None:
+    """The site's own first page leads to the pages' first one."""
+    if error is None and app.builder.format == "html":
+        door = '<!doctype html><meta charset="utf-8"><title>batchinfer</title>'
+        door += '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">batchinfer</a>\n'
+        (Path(app.outdir) / "index.html").write_text(door)
+
+
+def setup(app: object) -> None:
+    app.add_lexer("mermaid", TextLexer)
+    app.connect("source-read", add_menu)
+    app.connect("build-finished", write_front_door)
