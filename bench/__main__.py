@@ -4,8 +4,8 @@
     python -m bench --parts queue,loading      # some of it
     python -m bench --small                    # sizes that only show that everything works, in a folder of their own
 
-A full run takes hours; what is not run keeps the results that are stored. Then docs/performance.md and the README's table are
-written. Ends with 1 where a bench missed its goal or broke, with 2 where the command line is wrong.
+A full run takes hours; what is not run keeps the results that are stored. Then docs/performance.md and the README's
+table are written. Ends with 1 where a bench missed its goal or broke, with 2 where the command line is wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ", ".join(bench.name for bench in EVERY)
     parser.add_argument("--parts", default="", help=f"comma-separated; all if left out: {names}")
     parser.add_argument("--list", action="store_true", help="run nothing")
-    parser.add_argument("--small", action="store_true", help="sizes that say nothing but that all works; stores nothing")
+    parser.add_argument(
+        "--small", action="store_true", help="sizes that say nothing but that all works; stores nothing"
+    )
     given = parser.parse_args(arguments)
     try:
         chosen = choose(given.parts)

@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 Need = Callable[[], str | None]
 
 
-def package(*names: str) -> Need:
-    """Packages that are installed."""
+def package(*names: str, by: str = "make install") -> Need:
+    """Packages that are installed, `by` which command."""
 
     def look() -> str | None:
         lacking = [name for name in names if find_spec(name) is None]
-        return f"needs {', '.join(lacking)}: make install" if lacking else None
+        return f"needs {', '.join(lacking)}: {by}" if lacking else None
 
     return look
 
@@ -53,7 +53,7 @@ def cuda() -> str | None:
 @dataclass(frozen=True)
 class Bench:
     """`arguments` follow `python -m`; `small` are those that only show that everything works, None where it has no
-    such form. `takes` is what a full run took where results were stored, about. `out` says that it takes `--out DIR`."""
+    such form. `takes`: about as long as a full run took where results were stored. `out`: it takes `--out DIR`."""
 
     name: str
     arguments: tuple[str, ...]
@@ -82,13 +82,15 @@ EVERY = (
     Bench("peers-large", ("bench.peers", "run", "vllm", "--size", "large"), "9 minutes", (*_ENGINE, peer("vllm"))),
     Bench("loading", ("bench.loading",), "5 minutes", (*_ENGINE, room(6)), ("--gib", "0.02", "--repeats", "1")),
     Bench("remote", ("bench.remote",), "a minute", (), out=False),
-    Bench("queue", ("bench.queue",), "8 minutes", (*_SERVICE, package("celery_batches")), ("--small",)),
+    Bench("queue", ("bench.queue",), "8 minutes", (*_SERVICE, package("celery_batches", by="make bench")),
+          ("--small",)),
     Bench("api", ("bench.api",), "8 minutes", _SERVICE, ("--small",)),
     Bench("documents", ("bench.documents",), "40 minutes", _SERVICE, ("--small",)),
     Bench("admin", ("bench.admin", "--jobs", "300000"), "6 minutes", (*_SERVICE, room(4)),
           ("--jobs", "3000", "--repeats", "2")),
     Bench("chaos", ("bench.chaos",), "4 minutes", _SERVICE, ("--jobs", "300", "--faults", "2")),
-    Bench("gpu", ("bench.gpu", "--model", "2b", "--out", "bench/results/gpu-2b.jsonl"), "not known", (*_ENGINE, cuda), out=False),
+    Bench("gpu", ("bench.gpu", "--model", "2b", "--out", "bench/results/gpu-2b.jsonl"), "not known",
+          (*_ENGINE, cuda), out=False),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The findings of the doctor as part of docs/troubleshooting.md: `python -m batchinfer.doctor.remedies`, or `make pages`.
+"""The findings of the doctor in docs/troubleshooting.md: `python -m batchinfer.doctor.remedies`, or `make pages`.
 
 Read from the source of the checks, so that the page says what they say: every warning and error with its remedy. What a
 message takes from the machine is written as an ellipsis.

@@ -16,7 +16,9 @@ PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or the README's table; with `--print` to stdout instead. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.page", description="The page of figures, from stored results.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.page", description="The page of figures, from stored results."
+    )
     parser.add_argument("--readme", action="store_true", help="the README's table instead of docs/performance.md")
     parser.add_argument("--print", action="store_true", help="to stdout, and write nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")

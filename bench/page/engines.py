@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.goals import DIRECT, DISK
@@ -21,7 +21,9 @@ def read_engine(found: Found) -> Section:
     tables, compared = [], []
     for name, workload in found["workloads"].items():
         ratios, best = workload["ratios"], workload["best_static"]
-        rows = [[who, spread(rate), str(rate["runs"]), _times(ratios.get(who))] for who, rate in workload["rates"].items()]
+        rows = [
+            [who, spread(rate), str(rate["runs"]), _times(ratios.get(who))] for who, rate in workload["rates"].items()
+        ]
         title = f"{name}: {workload['requests']} requests, {workload['about']}"
         tables.append((title, ["", "tokens/s", "runs", f"times {best or 'the best static'}"], rows))
         if best and _OURS in ratios:
@@ -83,12 +85,14 @@ def read_loading(found: Found) -> Section:
         compared.append(Compared(f"cold start, {dtype}", ours, plain, spread(rates[plain], " MiB/s"), times))
         share = judged["shares"][dtype]
         compared.append(Compared(f"cold start, {dtype}", ours, disk, spread(rates[disk], " MiB/s"), share, rival=False))
-        goals.append(Goal(f"{dtype}: share of the disk's rate", f"at least {DISK}", number(share), judged["met"][dtype]))
+        goals.append(
+            Goal(f"{dtype}: share of the disk's rate", f"at least {DISK}", number(share), judged["met"][dtype])
+        )
     return Section(
         title="A cold start",
         command="make bench-loading",
-        about=f"A folder of {found['bytes'] / 2**30:.2f} GiB of bfloat16 in {found['shards']} shards, until every page of "
-        "every weight was met.",
+        about=f"A folder of {found['bytes'] / 2**30:.2f} GiB of bfloat16 in {found['shards']} shards, until every "
+        "page of every weight was met.",
         limit=f"The disk, as *{disk}* finds it. In float32 the conversion on the processor is the limit.",
         unmeasured="Copies to a GPU; network file systems; folders larger than memory.",
         taken=[Taken("all", found.get("machine", {}))],
@@ -144,6 +148,35 @@ def read_remote(found: Found) -> Section:
     )
 
 
+def read_gpu(lines: Sequence[Found]) -> Section:
+    """gpu-MODEL.jsonl, the lines of `bench.gpu`: each as it was written, less what is no figure or word."""
+    first = next((line for line in lines if line["what"] == "run"), {})
+    gpu = first.get("gpu", {})
+    where = f"{gpu['name']}, {gpu['memory_gib']} GiB" if gpu else f"on {first.get('device', NOT_RECORDED)}, no GPU"
+    rows = [
+        [line["what"], ", ".join(f"{name} {_word(value)}" for name, value in line.items() if _is_told(name, value))]
+        for line in lines
+        if line["what"] not in {"run", "self-test"}
+    ]
+    return Section(
+        title=f"Our engine on a GPU, {first.get('model', 'a model')}",
+        command=f"python -m bench.gpu --model {first.get('model', 'MODEL')}",
+        about=f"{where}; random weights. Shares are of what the device can do at most, measured in the same run.",
+        limit="Reading weights and live keys and values once a step; a matrix product of the device.",
+        unmeasured="Other devices; trained weights; several devices.",
+        taken=[Taken("all", first.get("machine", {}))],
+        tables=[("As it was written", ["", ""], [row for row in rows if row[1]])],
+    )
+
+
+def _is_told(name: str, value: object) -> bool:
+    return name != "what" and isinstance(value, (int, float, str)) and not isinstance(value, bool)
+
+
+def _word(value: object) -> str:
+    return number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _size(found: Found) -> str:
     return f"{found['size']} model of {number(found['model']['parameters'] / 1e6)} million parameters"
 
@@ -165,4 +198,8 @@ def _sittings(found: Found) -> list[Taken]:
 def _tell_engine_limit(found: Found) -> str:
     shares = [f"{who}: {entry['share']:.3f}" for who, entry in found.get("occupancy", {}).items()]
     told = "Uniform answers leave a static batch nothing to waste: there `generate` is the limit. Of ragged ones it is "
-    return told + "the share of rows in use" + (f" ({'; '.join(shares)})." if shares else ", which this run did not measure.")
+    return (
+        told
+        + "the share of rows in use"
+        + (f" ({'; '.join(shares)})." if shares else ", which this run did not measure.")
+    )

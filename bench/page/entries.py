@@ -14,7 +14,7 @@ NOT_RECORDED = "not recorded"
 
 @dataclass(frozen=True)
 class Taken:
-    """A part of a bench, and on what it was taken: what `bench.machine.describe_machine` found, as far as it is there."""
+    """A part of a bench, and on what it was taken: what `bench.machine` found, as far as it is there."""
 
     part: str
     machine: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Compared:
 
     def cells(self, *, ranges: bool = True) -> list[str]:
         """What, ours, the other, its figure, and the ratio; a rival that wins is said. Medians alone if asked so."""
-        shown = f"{self.times:.3f}" if self.times < 0.01 else f"{self.times:.2f}"  # noqa: PLR2004
+        shown = f"{self.times:.3f}" if self.times < 0.01 else f"{self.times:.2f}"
         figures = [one if ranges else re.sub(r" \([^()]* to [^()]*\)$", "", one) for one in (self.ours, self.theirs)]
         return [self.what, figures[0], self.beside, figures[1], f"**{shown}, behind**" if self.lost else shown]
 

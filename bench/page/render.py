@@ -74,11 +74,20 @@ def _tell(section: Section) -> list[str]:
         rows = [[goal.what, goal.goal, goal.found, _WORDS[goal.met]] for goal in section.goals]
         parts.append(table(["what", "goal", "found", ""], rows))
     for title, head, rows in section.tables:
-        parts += [f"**{title}**", table(head, rows)]
+        parts += [f"**{title}**", table(head, rows, find_words(rows))]
     parts.append(f"**The limit.** {section.limit}")
     parts.append(f"**Not measured.** {section.unmeasured}")
     parts.append(table(_MACHINE, group_taken(section.taken), range(6)))
     return parts
+
+
+def find_words(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns in which a cell begins with a letter; the first is always one."""
+    return [
+        column
+        for column, cells in enumerate(zip(*rows, strict=True))
+        if not column or any(c[:1].isalpha() for c in cells)
+    ]
 
 
 def _tell_missing(sections: Sequence[Section], missing: Sequence[tuple[str, str]]) -> list[str]:

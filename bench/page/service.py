@@ -124,7 +124,9 @@ def read_admin(found: Found) -> Section:
         limit="None was taken beside them: the goal is a time.",
         unmeasured="The browser; the network; a cold cache of the operating system; many viewers at once.",
         taken=[Taken("all", found.get("machine", {}))],
-        goals=[Goal("median of the slowest list", f"at most {PAGE_MS:.0f} ms", f"{number(worst)} ms", worst <= PAGE_MS)],
+        goals=[
+            Goal("median of the slowest list", f"at most {PAGE_MS:.0f} ms", f"{number(worst)} ms", worst <= PAGE_MS)
+        ],
         tables=[("The five slowest, ms", ["", "least", "median", "p95"], rows)],
         page="admin.md",
     )
@@ -154,7 +156,9 @@ def read_chaos(parts: Sequence[Found]) -> Section:
 
 def _tell_killed(part: Found) -> str:
     killed = part["killed"]
-    return f"{killed['without_result']} of {killed['jobs']:,} without result {killed['watched_s']:.0f} s after a kill -9"
+    return (
+        f"{killed['without_result']} of {killed['jobs']:,} without result {killed['watched_s']:.0f} s after a kill -9"
+    )
 
 
 def _judged(rows: Sequence[tuple[str, str, str, bool]]) -> list[Goal]:

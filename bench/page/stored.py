@@ -46,11 +46,13 @@ def read_stored(folder: Path = RESULTS) -> tuple[list[Section], list[tuple[str, 
         sections.append(service.read_chaos([json.loads(path.read_text()) for path in parts]))
     else:
         missing.append(_CHAOS)
+    gpus = sorted(folder.glob("gpu*.jsonl"))
+    sections += [engines.read_gpu([json.loads(line) for line in path.read_text().splitlines()]) for path in gpus]
+    if not gpus:
+        missing.append(_GPU)
     known = {name for name, *_ in KNOWN}
     strange = [path for path in sorted(folder.glob("*.json")) if path.name not in known]
     sections += [name_unknown(path.name, json.loads(path.read_text())) for path in strange]
-    if not any(path.name.startswith("gpu") for path in strange):
-        missing.append(_GPU)
     return sections, missing
 
 

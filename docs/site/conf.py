@@ -1,7 +1,7 @@
-"""How Sphinx makes the site of the pages: `make docs`. The repository is the source, so that every link between pages holds.
+"""How Sphinx makes the site of the pages: `make docs`. The repository is the source, so that links between pages hold.
 
-docs/index.md is the menu: each of its second-level headings is a group, each link under it a page. What it does not list is not
-on the site, and tests/docs says so.
+docs/index.md is the menu: each of its second-level headings is a group, each link under it a page. tests/docs holds
+that every page is on it.
 """
 
 from __future__ import annotations
