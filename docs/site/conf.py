@@ -42,23 +42,34 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 #: Pages whose own links are also their part of the menu: their targets stand below them.
 _HUBS = {"docs/index", "docs/decisions/README", "docs/performance"}
-_LINK = re.compile(r"^(?:- |\| )\[[^\]]+\]\(([^)#]+\.md)\)|\[All of it\]\(([^)]+\.md)\)", re.MULTILINE)
+_LINK = re.compile(r"^(?:- |\| )\[([^\]]+)\]\(([^)#]+)\.md\)|\[All of it\]\(([^)]+)\.md\)", re.MULTILINE)
+#: A link whose text is a file's name: on the site it is called by the title of what it leads to.
+_FILE_LINK = re.compile(r"(?<!!)\[[\w./-]+\.md\]\((?![a-z]+:)")
 
 
 def list_groups(text: str) -> list[tuple[str, list[str]]]:
-    """(heading, links to pages) of each part of a page, in order, without parts that link to none."""
+    """(heading, entries) of each part of a page, in order, without parts that link to none; numbers are no titles."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    groups = [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
-    return [(name, links) for name, part in groups if (links := [a or b for a, b in _LINK.findall(part)])]
+    groups = []
+    for name, part in [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]:
+        found = _LINK.findall(part)
+        entries = [
+            f"{title} <{page}>" if title and not title.isdigit() else page or result for title, page, result in found
+        ]
+        if entries:
+            groups.append((name, list(dict.fromkeys(entries))))
+    return groups
 
 
-def add_menu(_app: object, docname: str, source: list[str]) -> None:
-    """Give a hub a hidden table of contents for each of its groups; captions are the index's alone."""
+def prepare(_app: object, docname: str, source: list[str]) -> None:
+    """Call links by titles, and give a hub a hidden table of contents for each of its groups."""
+    text = source[0]
+    source[0] = _FILE_LINK.sub("[](", text)
     if docname not in _HUBS:
         return
-    for name, links in list_groups(source[0]):
+    for name, entries in list_groups(text):
         caption = f":caption: {name}\n" if docname == "docs/index" and name else ""
-        pages = "\n".join(dict.fromkeys(link.removesuffix(".md") for link in links))
+        pages = "\n".join(entries)
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n{caption}\n{pages}\n```\n"
 
 
@@ -72,5 +83,5 @@ def write_front_door(app: object, error: Exception | None) -> None:
 
 def setup(app: object) -> None:
     app.add_lexer("mermaid", TextLexer)
-    app.connect("source-read", add_menu)
+    app.connect("source-read", prepare)
     app.connect("build-finished", write_front_door)
