@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench pages docs test-docs bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-external browser lint types arch check chaos chaos-short chaos-mix bench pages diagrams docs test-docs bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ pages: $(VENV)/.dev ## write what pages take from code and results: performance.
 	@$(BIN)/python -m bench.page
 	@$(BIN)/python -m bench.page --readme
 	@$(BIN)/python -m batchinfer.doctor.remedies
+
+diagrams: $(VENV)/.dev ## draw the diagrams of the pages for the site (needs npm and Chromium); one not drawn is shown as its text
+	@$(BIN)/python docs/site/diagrams.py
 
 # Sphinx with its theme: some 40 MB, and nothing that the service or its tests need.
 $(VENV)/.docs: $(VENV)/.dev

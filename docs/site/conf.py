@@ -7,11 +7,15 @@ that every page is on it.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from pygments.lexers.special import TextLexer
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from diagrams import BLOCK, FOLDER, name_diagram  # noqa: E402 - of this folder, which Sphinx does not look into
 
 project = "batchinfer"
 author = "the batchinfer authors"
@@ -64,13 +68,20 @@ def list_groups(text: str) -> list[tuple[str, list[str]]]:
 def prepare(_app: object, docname: str, source: list[str]) -> None:
     """Call links by titles, and give a hub a hidden table of contents for each of its groups."""
     text = source[0]
-    source[0] = _FILE_LINK.sub("[](", text)
+    source[0] = BLOCK.sub(show_diagram, _FILE_LINK.sub("[](", text))
     if docname not in _HUBS:
         return
     for name, entries in list_groups(text):
         caption = f":caption: {name}\n" if docname == "docs/index" and name else ""
         pages = "\n".join(entries)
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n{caption}\n{pages}\n```\n"
+
+
+def show_diagram(block: re.Match[str]) -> str:
+    """The drawing of a diagram where there is one, else its text as it stands."""
+    name = name_diagram(block[1])
+    headings = re.findall(r"^#+ (.+)$", block.string[: block.start()], re.MULTILINE)
+    return f"![Diagram: {headings[-1]}](/docs/site/diagrams/{name})" if (FOLDER / name).exists() else block[0]
 
 
 def write_front_door(app: object, error: Exception | None) -> None:
