@@ -21,6 +21,9 @@ from bench.everything import EVERY, ROOT, Bench, choose, find_reasons, write_com
 from bench.page.__main__ import main as write_page
 from bench.page.stored import RESULTS
 
+#: The code of a bench that broke before it had written anything.
+NO_RESULTS = -1
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
@@ -51,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_page([])
         write_page(["--readme"])
     wrong = [f"{name} ended with {code}" for name, code in ended if code]
+    if wrong and given.small:
+        print(f"Of small sizes a missed goal says nothing: {'; '.join(wrong)}.")
+        wrong = [f"{name} left no results" for name, code in ended if code == NO_RESULTS]
     print("; ".join(wrong) if wrong else f"{len(ended)} benches ran, {len(plan) - len(able)} were skipped.")
     return 1 if wrong else 0
 
@@ -61,8 +67,15 @@ def run_all(benches: Sequence[Bench], out: Path, *, small: bool) -> list[tuple[s
     for bench in benches:
         command = write_command(bench, out, small=small)
         print(f"== {bench.name}: python {' '.join(command)}", flush=True)
-        ended.append((bench.name, subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode))
+        before = list_results(out)
+        code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
+        ended.append((bench.name, code if list_results(out) != before or not code else NO_RESULTS))
     return ended
+
+
+def list_results(out: Path) -> dict[Path, int]:
+    """The files of results below a folder, with the time of their last change."""
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")}
 
 
 if __name__ == "__main__":

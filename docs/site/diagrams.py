@@ -1,7 +1,7 @@
 """Draw the Mermaid diagrams of the pages for the site: `make diagrams`; needs npm and a Chromium.
 
-GitHub draws them itself; the site must fetch nothing, and Mermaid is three megabytes of script. So each is drawn once, into
-diagrams/ beside this file, under the hash of its text. One that is not drawn yet is shown as its text.
+GitHub draws them itself; the site must fetch nothing, and Mermaid is three megabytes of script. So each is drawn once,
+into diagrams/ beside this file, under the hash of its text. One that is not drawn yet is shown as its text.
 """
 
 from __future__ import annotations

@@ -88,7 +88,27 @@ def test_one_that_breaks_keeps_no_other_from_running(
     assert wrote == [[], ["--readme"]]
     said = capsys.readouterr().out
     assert "skipped: needs a thing: buy one" in said
-    assert "able ended with 1" in said
+    assert "able ended with -1" in said, "it left no results"
+
+
+def test_a_small_run_that_misses_its_goal_is_as_good_as_one_that_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = iter([1, 1])
+
+    def run(argv: list[str], **_: object) -> object:
+        code = next(codes)
+        folder = Path(argv[argv.index("--out") + 1])
+        if not list(folder.iterdir()):
+            (folder / "able.json").write_text("{}")
+        return type("Ended", (), {"returncode": code})()
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(command, "write_page", lambda _: 0)
+    monkeypatch.setattr(command, "choose", lambda _: [ABLE])
+    assert command.main(["--small"]) == 0
+    monkeypatch.setattr(command, "choose", lambda _: [LONG, ABLE])
+    codes = iter([1])
+    monkeypatch.setattr(command, "list_results", lambda _: {})
+    assert command.main(["--small"]) == 1, "it left no results"
 
 
 def test_the_list_runs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
