@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,30 @@ arch: $(VENV)/.dev ## who may import whom
 	@$(BIN)/lint-imports
 
 check: lint types arch ## lint, types and arch
+
+bench: $(VENV)/.dev ## every bench that this machine can run (hours), then the pages of figures; PARTS=queue,api for some, LIST=1 says which
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
+	@$(BIN)/python -m bench --parts '$(PARTS)' $(if $(LIST),--list) $(BENCH_FLAGS)
+
+pages: $(VENV)/.dev ## write what pages take from code and results: performance.md, the README's table, the doctor's findings
+	@$(BIN)/python -m bench.page
+	@$(BIN)/python -m bench.page --readme
+	@$(BIN)/python -m batchinfer.doctor.remedies
+
+diagrams: $(VENV)/.dev ## draw the diagrams of the pages for the site (needs npm and Chromium); one not drawn is shown as its text
+	@$(BIN)/python docs/site/diagrams.py
+
+# Sphinx with its theme: some 40 MB, and nothing that the service or its tests need.
+$(VENV)/.docs: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,docs]'
+	@touch $@
+
+docs: $(VENV)/.docs ## the documentation as a site in build/site; nothing of it is fetched from elsewhere
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q -c docs/site . build/site
+	@echo "build/site/index.html"
+
+test-docs: $(VENV)/.docs ## links and examples of the pages, and the site itself
+	@$(BIN)/python -m pytest tests/docs
 
 bench-engine: $(VENV)/.dev ## our engines against transformers' own `generate`; SIZE=tiny (10 minutes) or large (an hour)
 	@$(BIN)/python -m bench.engine --size '$(or $(SIZE),tiny)' $(BENCH_FLAGS)

@@ -10,6 +10,12 @@ from typing import Any
 RAGGED, UNIFORM, EVENNESS, OCCUPANCY = 2.0, 1.2, 0.85, 0.92
 #: At the large size: multiples of vLLM's CPU build.
 VLLM = 1.0
+#: What our load is to reach, as a share of the rate at which the bytes alone can be read.
+DISK = 0.7
+#: The least that the remote engine may have of what the same server gives to a direct client.
+DIRECT = 0.95
+#: Milliseconds of server time that the median of an admin page may take.
+PAGE_MS = 100.0
 #: A long run's memory is flat where it grows by no more than this share of what is held; a run of 10,000 says so.
 FLAT, LONG_RUN = 0.05, 10_000
 

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure
+from bench.goals import DISK as GOAL
 from bench.machine import describe_machine
 from bench.report import number, table
 from workers.engine.residency import measure_resident
 from workers.engine.warming import warm
 
-#: What our load is to reach, as a share of the rate at which the bytes alone can be read.
-GOAL = 0.7
 #: More of the folder than this share in the page cache, and a run did not begin cold.
 COLD = 0.01
 BYTES, PARALLEL, PLAIN, OURS = "one reader", "many reads at once", "from_pretrained", "ours"

@@ -30,14 +30,13 @@ import PIL.Image
 
 from bench import machine
 from bench.chat import ChatClient
+from bench.goals import DIRECT as GOAL
 from bench.recipes import VLLM, PeerError
 from bench.report import number, table
 from workers.engine.protocol import Image, Request
 from workers.engine.remote import RemoteEngine, open_remote
 from workers.engine.vllm import open_vllm
 
-#: The least that the adapter may have of what the same server gives to a direct client.
-GOAL = 0.95
 RESULTS = Path(__file__).with_name("results")
 _PATIENCE_S = 300.0
 _ids = itertools.count()
