@@ -79,7 +79,7 @@ class Compared:
         return self.rival and self.times < 1
 
     def cells(self, *, ranges: bool = True) -> list[str]:
-        """What, ours, the other, its figure, and the ratio with who wins or is the limit; medians alone without ranges."""
+        """What, ours, the other, its figure, and the ratio with who wins or is the limit; medians alone if asked so."""
         shown = f"{self.times:.3f}" if self.times < 0.01 else f"{self.times:.2f}"
         figures = [one if ranges else re.sub(r" \([^()]* to [^()]*\)$", "", one) for one in (self.ours, self.theirs)]
         told = f"**{shown}, behind**" if self.lost else shown if self.rival else f"{shown} of the limit"
