@@ -84,8 +84,8 @@ def _write(node: ast.expr, known: Mapping[str, Any]) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and isinstance(node.slice, ast.Constant):
-        found = known.get(node.value.id)
-        return str(found[node.slice.value]) if isinstance(found, tuple) else "…"
+        found, place = known.get(node.value.id), node.slice.value
+        return str(found[place]) if isinstance(found, tuple) and isinstance(place, int) else "…"
     if isinstance(node, ast.Name) and isinstance(known.get(node.id), (str, int, float)):
         return str(known[node.id])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "strip":

@@ -79,10 +79,11 @@ class Compared:
         return self.rival and self.times < 1
 
     def cells(self, *, ranges: bool = True) -> list[str]:
-        """What, ours, the other, its figure, and the ratio; a rival that wins is said. Medians alone if asked so."""
+        """What, ours, the other, its figure, and the ratio with who wins or is the limit; medians alone if asked so."""
         shown = f"{self.times:.3f}" if self.times < 0.01 else f"{self.times:.2f}"
         figures = [one if ranges else re.sub(r" \([^()]* to [^()]*\)$", "", one) for one in (self.ours, self.theirs)]
-        return [self.what, figures[0], self.beside, figures[1], f"**{shown}, behind**" if self.lost else shown]
+        told = f"**{shown}, behind**" if self.lost else shown if self.rival else f"{shown} of the limit"
+        return [self.what, figures[0], self.beside, figures[1], told]
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_lines_of_a_gpu_are_shown_and_then_not_called_missing(tmp_path: Path) ->
 def test_a_limit_that_is_not_reached_is_no_defeat() -> None:
     limit = Compared("load", "1 MiB/s", "the disk", "2 MiB/s", 0.5, rival=False)
     assert not limit.lost
-    assert limit.cells()[-1] == "0.50"
+    assert limit.cells()[-1] == "0.50 of the limit"
     rival = Compared("load", "1 MiB/s (0.5 to 2)", "another", "2 MiB/s", 0.5)
     assert rival.cells(ranges=False) == ["load", "1 MiB/s", "another", "2 MiB/s", "**0.50, behind**"]
 
