@@ -90,7 +90,7 @@ def _refuse_newer(connection: Connection) -> None:
         ScriptDirectory(str(find_folder())).get_revision(present or "base")
     except CommandError:
         raise StartError(
-            f"The database has the schema of a newer release ({present}). Migrate with that release; its docs/upgrading.md "
+            f"The database has the schema of a newer release ({present}). Migrate with that one; its docs/upgrading.md "
             "says whether this one may run beside it."
         ) from None
 

@@ -21,9 +21,9 @@ JOB = "INSERT INTO jobs (id, tenant_id, model, prompt) VALUES (%s, %s, 'm', '{}'
 WAITS = """SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'batchinfer migrate' AND wait_event_type = 'Lock'
       AND query LIKE %s"""
-INDEXES = """SELECT c.relname, i.indisvalid, pg_get_indexdef(c.oid) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
-    WHERE c.relname LIKE 'ix_jobs_tenant_%%' ORDER BY 1"""
-LOOSE = """SELECT count(*) FROM pg_index i JOIN pg_class p ON p.oid = i.indrelid JOIN pg_inherits h ON h.inhrelid = p.oid
+INDEXES = """SELECT c.relname, i.indisvalid, pg_get_indexdef(c.oid)
+    FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relname LIKE 'ix_jobs_tenant_%%' ORDER BY 1"""
+LOOSE = """SELECT count(*) FROM pg_index i JOIN pg_inherits h ON h.inhrelid = i.indrelid
     WHERE h.inhparent = 'jobs'::regclass AND NOT i.indisvalid"""
 PATIENCE_S = 90.0
 
