@@ -221,6 +221,15 @@ def test_budgets_and_policies_are_about_pods_that_are_there(overlay: str) -> Non
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_role_can_be_applied_alone(overlay: str) -> None:
+    """As docs/kubernetes.md does for a new release: a selector finds objects by their own labels."""
+    label = "app.kubernetes.io/name"
+    for name, one in find(overlay, "Deployment", "Job").items():
+        role = one["spec"]["template"]["metadata"]["labels"][label]
+        assert one["metadata"]["labels"][label] == role == name.partition("-")[0]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_all_is_in_one_namespace_whose_pods_must_be_restricted(overlay: str) -> None:
     ((name, namespace),) = find(overlay, "Namespace").items()
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
