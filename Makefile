@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs released
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ chaos-short: $(VENV)/.dev ## the same faults, fewer and shorter, in four minutes
 
 chaos-mix: $(VENV)/.dev ## the random mix alone; SEED=… replays one, PARTS=… runs several
 	@$(BIN)/python -m bench.chaos --seed '$(SEED)' --parts $(or $(PARTS),1)
+
+released: $(VENV)/.dev ## the wheel of the last release, for the test that puts it beside today's code; COMMIT=v0.4.0
+	@$(BIN)/python -m bench.chaos.released '$(COMMIT)'
 
 lint: $(VENV)/.dev ## ruff and djlint
 	@$(BIN)/ruff check .

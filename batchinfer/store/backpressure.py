@@ -43,13 +43,14 @@ _FIND = text("""
         FROM documents WHERE run_id = b.id AND stage = 'queued') AS q
     WHERE b.id = :id AND b.status = 'in_progress' AND b.paused_at IS NULL AND b.expires_at > now()
 """)
-#: A new queue row of kind render for each of `moved` (id, tenant_id, model, class, expires_at); its tries are numbered
-#: on from those that were before.
+#: A new queue row of kind render for each of `moved` (id, tenant_id, model, class, expires_at, schema_version); its
+#: tries are numbered on from those that were before.
 QUEUE_MOVED = f"""
     INSERT INTO queue
         (id, kind, subject_id, tenant_id, model, class, rank, expires_at, attempt, released, schema_version)
     SELECT m.id, '{RENDER}', m.id, m.tenant_id, m.model, m.class,
-           array_position(CAST(:classes AS text[]), m.class) - 1, m.expires_at, t.last, t.last, :version
+           array_position(CAST(:classes AS text[]), m.class) - 1, m.expires_at, t.last, t.last,
+           greatest(m.schema_version, :version)
     FROM moved m, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = m.id) AS t
     ORDER BY m.id ON CONFLICT (id) DO NOTHING RETURNING id
 """  # noqa: S608 - made of constants
@@ -60,7 +61,7 @@ _QUEUE = text(f"""
     moved AS (
         UPDATE documents d SET stage = 'queued', class = b.class, expires_at = b.expires_at
         FROM next n, batches b WHERE d.id = n.id AND b.id = :id
-        RETURNING d.id, d.tenant_id, d.model, d.class, d.expires_at)
+        RETURNING d.id, d.tenant_id, d.model, d.class, d.expires_at, d.schema_version)
     {QUEUE_MOVED}
 """)  # noqa: S608 - made of constants
 

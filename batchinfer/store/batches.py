@@ -210,7 +210,7 @@ _COUNT = text(f"""
     counted AS (
         UPDATE batches b SET {", ".join(f"{name} = b.{name} + a.{name}" for name in COUNTERS)}
         FROM added a WHERE b.id = a.id
-        RETURNING b.id, b.tenant_id, b.class, b.status,
+        RETURNING b.id, b.tenant_id, b.class, b.schema_version, b.status,
             b.completed + b.failed + b.expired + b.cancelled
                 >= CASE WHEN b.status = 'cancelling' THEN b.lines_read
                         WHEN b.endpoint = '{DOCUMENTS}' THEN b.total ELSE greatest(b.total, 1) END
@@ -225,7 +225,8 @@ _COUNT = text(f"""
         SELECT * FROM counted WHERE over AND status IN ('in_progress', 'finalizing', 'cancelling'))
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
     SELECT c.id, '{EXPORT}', c.id, c.tenant_id, '{EXPORT}', c.class,
-           array_position(CAST(:classes AS text[]), c.class) - 1, t.last, t.last, :version
+           array_position(CAST(:classes AS text[]), c.class) - 1, t.last, t.last,
+           greatest(c.schema_version, :version)
     FROM closing c, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = c.id) AS t
     ON CONFLICT (id) DO NOTHING RETURNING id
 """)  # noqa: S608 - made of constants

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Column, DateTime, MetaData, SmallInteger, Text, Uuid, func, text
 
-#: Written into each row; a worker refuses rows of a newer one.
+#: Written into each row; a worker refuses rows of a newer one. It is raised by the release after the one that can read
+#: what is new (docs/upgrading.md). A queue row is never older than what it is about.
 SCHEMA_VERSION = 1
 
 metadata = MetaData(

@@ -254,14 +254,14 @@ _RELEASE = text("""
         UPDATE jobs SET final_state = NULL, finished_at = NULL, expires_at = NULL, error = NULL
         WHERE id = :id AND tenant_id = :tenant_id AND final_state = 'quarantined' AND batch_id IS NULL
           AND deleted_at IS NULL
-        RETURNING id, tenant_id, model, class, prompt
+        RETURNING id, tenant_id, model, class, prompt, schema_version
     )
     INSERT INTO queue
         (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, suspected, schema_version)
     SELECT f.id, CASE WHEN jsonb_path_exists(f.prompt, '$.images[*] ? (@.normal == null)') THEN 'prepare'
                       ELSE 'infer' END,
            f.id, f.tenant_id, f.model, f.class, array_position(CAST(:classes AS text[]), f.class) - 1, a.last, a.last,
-           :suspected, :version
+           :suspected, greatest(f.schema_version, :version)
     FROM freed f, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = f.id) AS a
     RETURNING id, kind
 """)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
-from batchinfer.errors import StartError
+from batchinfer.errors import StartError, Unavailable
 from batchinfer.store.partitions import ensure_partitions
 from batchinfer.store.session import CONNECT_TIMEOUT_S, answering
 
+log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parents[1]
 _MIGRATOR_LOCK = 7215003
 #: How long to wait for another process that migrates.
 _PATIENCE_S = 120.0
-_LOCK = text("SELECT pg_advisory_lock(:key)")
+#: A step that cannot have its lock soon gives up, lets everybody pass, and is tried again.
+_TRIES, _PAUSE_S = 5, 2.0
+# Asked for again and again: who waited inside a statement would keep a build of an index waiting for him, for ever.
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
+_LOOK_AGAIN_S = 0.2
 _UNLOCK = text("SELECT pg_advisory_unlock(:key)")
 
 
@@ -37,7 +47,7 @@ def upgrade(url: str, revision: str = "head") -> str:
     """Apply what is missing and make the partitions of the coming days. Answers the revision that it is at now.
 
     Any number of processes may call it at once: the others wait. `url` is postgresql://… or postgresql+psycopg://….
-    Raises Unavailable when the database does not answer.
+    Raises Unavailable when the database does not answer, StartError when a newer release has migrated it.
     """
     engine = create_engine(
         "postgresql+psycopg://" + url.split("://", 1)[1],
@@ -50,11 +60,10 @@ def upgrade(url: str, revision: str = "head") -> str:
         },
     )
     with answering(), engine.connect() as connection:
-        connection.execute(text(f"SET lock_timeout = '{int(_PATIENCE_S * 1000)}ms'"))
-        connection.execute(_LOCK, {"key": _MIGRATOR_LOCK})
-        connection.commit()
+        _wait_for_turn(connection)
         try:
-            command.upgrade(_config(connection), revision)
+            _refuse_newer(connection)
+            _insist(connection, revision)
             ensure_partitions(connection)
             connection.commit()
             return find_revision(connection) or ""
@@ -62,6 +71,44 @@ def upgrade(url: str, revision: str = "head") -> str:
             connection.rollback()
             connection.execute(_UNLOCK, {"key": _MIGRATOR_LOCK})
             connection.commit()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not connection.execute(_TRY_LOCK, {"key": _MIGRATOR_LOCK}).scalar_one():
+        connection.commit()
+        if time.monotonic() > deadline:
+            raise Unavailable("Another process migrates the database. Try again when it has ended.", retry_after_s=30)
+        time.sleep(_LOOK_AGAIN_S)
+    connection.commit()
+
+
+def _refuse_newer(connection: Connection) -> None:
+    present = find_revision(connection)
+    connection.rollback()
+    try:
+        ScriptDirectory(str(find_folder())).get_revision(present or "base")
+    except CommandError:
+        raise StartError(
+            f"The database has the schema of a newer release ({present}). Migrate with that one; its docs/upgrading.md "
+            "says whether this one may run beside it."
+        ) from None
+
+
+def _insist(connection: Connection, revision: str) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            command.upgrade(_config(connection), revision)
+            return
+        except PendingRollbackError as error:
+            # Alembic ends its block on a connection that is gone, which hides what became of it.
+            raise error.__context__ or error from None
+        except OperationalError as error:
+            connection.rollback()
+            if not left or not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            log.warning("a step of the migration could not have its lock; it is tried again")
+            time.sleep(_PAUSE_S)
 
 
 def find_revision(connection: Connection) -> str | None:

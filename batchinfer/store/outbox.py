@@ -128,11 +128,11 @@ _AGAIN = text(f"""
     WITH freed AS (
         UPDATE outbox o SET final_state = NULL, finished_at = NULL, error = NULL
         {_OF_ENDPOINT} AND o.id = :id AND o.final_state IS NOT NULL
-        RETURNING o.id, o.tenant_id, o.kind
+        RETURNING o.id, o.tenant_id, o.kind, o.schema_version
     )
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, attempt, released, expires_at, schema_version)
     SELECT f.id, :deliver, f.id, f.tenant_id, f.kind, a.last, a.last, now() + make_interval(secs => :give_up_s),
-           :version
+           greatest(f.schema_version, :version)
     FROM freed f, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = f.id) AS a
     RETURNING id
 """)  # noqa: S608 - made of constants

@@ -38,12 +38,13 @@ _COUNT = text(f"""
         UPDATE documents d SET jobs_ended = d.jobs_ended + a.ended, jobs_failed = d.jobs_failed + a.failed,
             pages_blank = d.pages_blank + a.blank, pages_fallback = d.pages_fallback + a.fallback
         FROM added a WHERE d.id = a.id AND d.run_id IS NOT NULL
-        RETURNING d.id, d.tenant_id, d.class, d.run_id, a.ended, a.failed, a.blank, a.fallback,
+        RETURNING d.id, d.tenant_id, d.class, d.schema_version, d.run_id, a.ended, a.failed, a.blank, a.fallback,
             d.stage = 'queued' AND d.rendered_at IS NOT NULL AND d.jobs_ended >= d.jobs AS over),
     closing AS (
         INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
         SELECT c.id, '{CLOSE}', c.id, c.tenant_id, '{CLOSE}', c.class,
-               array_position(CAST(:classes AS text[]), c.class) - 1, t.last, t.last, :version
+               array_position(CAST(:classes AS text[]), c.class) - 1, t.last, t.last,
+               greatest(c.schema_version, :version)
         FROM counted c, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = c.id) AS t
         WHERE c.over ON CONFLICT (id) DO NOTHING)
     SELECT run_id, sum(ended) AS ended, sum(failed) AS failed, sum(blank) AS blank, sum(fallback) AS fallback

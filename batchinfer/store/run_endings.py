@@ -61,7 +61,7 @@ _STUCK = text("""
 """)
 _REQUEUE = text(f"""
     WITH moved AS (
-        SELECT id, tenant_id, model, class, expires_at FROM documents
+        SELECT id, tenant_id, model, class, expires_at, schema_version FROM documents
         WHERE id = ANY (CAST(:ids AS uuid[])) AND stage = 'queued' AND rendered_at IS NULL)
     {QUEUE_MOVED}
 """)  # noqa: S608 - made of constants
@@ -81,7 +81,7 @@ _RECOUNT = text("""
 _REQUEUE_LISTING = text(f"""
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
     SELECT b.id, '{LIST}', b.id, b.tenant_id, '{LIST}', b.class, array_position(CAST(:classes AS text[]), b.class) - 1,
-           t.last, t.last, :version
+           t.last, t.last, greatest(b.schema_version, :version)
     FROM batches b, LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = b.id) AS t
     WHERE b.id = :id AND b.status = 'in_progress' ON CONFLICT (id) DO NOTHING
 """)  # noqa: S608 - made of constants

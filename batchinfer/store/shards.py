@@ -172,7 +172,8 @@ def count_left(tx: Transaction, run_id: UUID) -> Left:
 _AGAIN = text(f"""
     INSERT INTO queue (id, kind, subject_id, tenant_id, model, class, rank, attempt, released, schema_version)
     SELECT s.id, '{SEAL}', s.id, s.tenant_id, '{SEAL}', b.class,
-           array_position(CAST(:classes AS text[]), b.class) - 1, a.last, a.last, :version
+           array_position(CAST(:classes AS text[]), b.class) - 1, a.last, a.last,
+           greatest(s.schema_version, :version)
     FROM shards s JOIN batches b ON b.id = s.run_id,
          LATERAL (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE job_id = s.id) AS a
     WHERE s.run_id = :run_id AND s.sealed_at IS NULL

@@ -18,13 +18,14 @@ import psycopg
 from pydantic import SecretStr
 
 from batchinfer.errors import BatchinferError
-from batchinfer.services import fleet, keys, models
+from batchinfer.services import fleet, keys
 from batchinfer.services.context import open_context
 from batchinfer.settings import load_settings
 from batchinfer.stack.children import LAUNCHER
 from batchinfer.stack.programs import child_environment
 from bench.chaos.members import PATIENCE_S, Link, Member, kill_group
 from bench.chaos.proxy import Proxy
+from bench.chaos.seed import seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,22 +53,25 @@ class Cluster:
     """Web, beat, CPU and model workers on a database of their own. `look` and everything that waits belong to the
     main thread: it is the one that starts processes."""
 
-    def __init__(self, folder: Path, servers: Servers, *, name: str = "chaos", **changes: Any) -> None:
+    def __init__(
+        self, folder: Path, servers: Servers, *, name: str = "chaos", release: Path | None = None, **changes: Any
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.servers = folder, servers
+        #: What processes that are started from here on run from. `release`: a folder with another release, which makes
+        #: the database, too.
+        self.code = release or ROOT
         self.settings = load_settings(
             home=folder / "home",
-            database_url=servers.new_database(),
+            database_url=servers.new_database(migrated=release is None),
             redis_url=servers.valkey.url,
             secret_key="s" * 32,
             **{**SHORT, **changes},
         )
         servers.flush()
         self.ctx = open_context(self.settings, name=name, pool_size=6)
-        keys.ensure_default_tenant(self.ctx)
-        self.api_key = keys.create_key(self.ctx, name)[1]
+        self.api_key = seed(self.ctx, name, MODEL) if release is None else self._seed_by(release, name)
         self.caller = keys.authenticate(self.ctx, self.api_key)
-        models.register_model(self.ctx, MODEL, "", "r1")
         self.members: dict[str, Member] = {}
         self.links: dict[str, Link] = {}
         #: Whether ended workers are reported at once; without, only their silence tells.
@@ -76,6 +80,11 @@ class Cluster:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._unreported: list[tuple[int, str]] = []
         self._direct: psycopg.Connection[Any] | None = None
+
+    def _seed_by(self, release: Path, name: str) -> str:
+        command = [sys.executable, "-P", str(ROOT / "bench" / "chaos" / "seed.py"), name, MODEL]
+        environment = {**child_environment(self.settings), "PYTHONPATH": str(release)}
+        return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
     @property
     def url(self) -> str:
@@ -155,7 +164,7 @@ class Cluster:
             name,
             role,
             [*prefix, sys.executable, *command],
-            {**child_environment(settings), "PYTHONPATH": str(ROOT), **(environment or {})},
+            {**child_environment(settings), "PYTHONPATH": str(self.code), **(environment or {})},
             self.folder / f"{name}.log",
             supervised=supervised,
             keep=keep,
@@ -229,7 +238,7 @@ class Cluster:
 
         def ready() -> bool:
             wanted = {m.pid for m in self.members.values() if m.role in {"model", "cpu"} and (m.supervised or m.alive)}
-            living = {worker.pid for worker in fleet.list_workers(self.ctx, self.caller) if not worker.dead}
+            living = {pid for (pid,) in self.sql("SELECT pid FROM leases WHERE NOT dead")}
             return wanted <= living and ("web" not in self.members or self._api_answers())
 
         self.wait(ready, "the service is ready", timeout_s)
@@ -249,6 +258,13 @@ class Cluster:
         for pid in self.members[name].list_tree():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def retire(self, name: str, timeout_s: float = PATIENCE_S) -> int:
+        """SIGTERM, and want it no more; waits for its end. Answers its exit status."""
+        member = self.members.pop(name)
+        member.send(signal.SIGTERM)
+        self.wait(lambda: not member.alive, f"{name} has ended", timeout_s)
+        return member.wait()
 
     def remove(self, name: str) -> None:
         """Kill it and want it no more; its end is reported."""

@@ -59,7 +59,7 @@ class Load:
         self._numbers = itertools.count()
         self._pause_s = threads / rate_per_s if rate_per_s else 0.0
         self._lock = threading.Lock()
-        self._quit = threading.Event()
+        self._enough, self._quit = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._run, name="load", daemon=True) for _ in range(threads)]
 
     def start(self) -> Load:
@@ -72,6 +72,10 @@ class Load:
     def done(self) -> bool:
         """Whether every submission is acknowledged, or the clients were stopped."""
         return not any(thread.is_alive() for thread in self._threads)
+
+    def finish(self) -> None:
+        """Submit nothing new; what was begun goes on until it is acknowledged."""
+        self._enough.set()
 
     def stop(self) -> None:
         """Submit nothing new and give up on what is not acknowledged."""
@@ -91,7 +95,7 @@ class Load:
 
     def _run(self) -> None:
         caller = Caller(self.url, self.api_key)
-        while (number := next(self._numbers)) < self.total and not self._quit.is_set():
+        while (number := next(self._numbers)) < self.total and not (self._enough.is_set() or self._quit.is_set()):
             started = time.monotonic()
             key = f"{self._name}-{number}"
             self._insist(caller, key, self._make(number, key))

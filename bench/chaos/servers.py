@@ -68,10 +68,10 @@ class Servers:
         upgrade(self._address(name))
         self._template = name
 
-    def new_database(self) -> str:
-        """The address of a fresh database."""
+    def new_database(self, *, migrated: bool = True) -> str:
+        """The address of a fresh database; `migrated` False: one without a single table."""
         name = f"chaos_{secrets.token_hex(4)}"
-        self.run(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}"')
+        self.run(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{self._template}"' if migrated else ""))
         return self._address(name)
 
     def flush(self) -> None:

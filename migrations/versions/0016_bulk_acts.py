@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from batchinfer.store.online import build_index
+
 revision = "0016"
 down_revision: str | None = "0015"
 branch_labels = None
@@ -38,11 +40,22 @@ CREATE TABLE bulk_acts (
 );
 CREATE INDEX ix_bulk_acts_tenant ON bulk_acts (tenant_id, id);
 
-DROP INDEX ix_jobs_tenant_state;
-CREATE INDEX ix_jobs_tenant_state ON jobs (tenant_id, final_state, id) WHERE deleted_at IS NULL;
-CREATE INDEX ix_jobs_tenant_model ON jobs (tenant_id, model, id);
+DROP INDEX ix_jobs_tenant_state_before;
+"""
+
+# An interrupted build has renamed it already.
+RENAME = """
+DO $$ BEGIN
+    IF to_regclass('ix_jobs_tenant_state_before') IS NULL THEN
+        ALTER INDEX ix_jobs_tenant_state RENAME TO ix_jobs_tenant_state_before;
+    END IF;
+END $$
 """
 
 
 def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute(RENAME)
+        build_index(op.get_bind(), "ix_jobs_tenant_state", "jobs", "tenant_id, final_state, id", "deleted_at IS NULL")
+        build_index(op.get_bind(), "ix_jobs_tenant_model", "jobs", "tenant_id, model, id")
     op.execute(STATEMENTS)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
-from batchinfer.domain.ids import new_id
+from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobClass, JobState
 from batchinfer.services import work
-from batchinfer.store import claiming, endings, queue
+from batchinfer.store import claiming, endings, jobs, queue
 from batchinfer.store.claims import INFER, PREPARE, RENDER
 from batchinfer.store.session import Database
 from batchinfer.store.tables import SCHEMA_VERSION
@@ -78,6 +78,25 @@ def test_rows_of_a_newer_schema_are_left_alone(bench):
     newer, ours = bench.put(2)
     bench.run("UPDATE queue SET schema_version = :v WHERE id = :id", v=SCHEMA_VERSION + 1, id=newer)
     assert [claim.id for claim in bench.claim(bench.open())] == [ours]
+    assert bench.job(newer).state is JobState.QUEUED
+
+
+def test_workers_of_the_newer_schema_take_both(bench, monkeypatch):
+    newer, ours = bench.put(2)
+    bench.run("UPDATE queue SET schema_version = :v WHERE id = :id", v=SCHEMA_VERSION + 1, id=newer)
+    monkeypatch.setattr("batchinfer.store.queue.SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    assert {claim.id for claim in bench.claim(bench.open())} == {newer, ours}
+
+
+def test_what_is_put_back_by_an_older_process_stays_a_row_of_the_newer_schema(bench):
+    """An old web server releases a job of a newer one: old workers must not get at it that way."""
+    (newer,) = bench.put()
+    bench.run("DELETE FROM queue WHERE id = :id", id=newer)
+    end = "UPDATE jobs SET schema_version = :v, final_state = 'quarantined', error = '{}', finished_at = now()"
+    bench.run(f"{end} WHERE id = :id", v=SCHEMA_VERSION + 1, id=newer)
+    with bench.ctx.db.transaction() as tx:
+        assert jobs.release_quarantined(tx, DEFAULT_TENANT, newer, suspected=2)
+    assert bench.claim(bench.open()) == []
     assert bench.job(newer).state is JobState.QUEUED
 
 

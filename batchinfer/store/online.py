@@ -1,0 +1,51 @@
+"""Indexes of partitioned tables, built by a migration while everybody reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, text
+
+#: A build first waits for every transaction that was open before it; it keeps nobody waiting meanwhile.
+BUILD_PATIENCE_S = 3600
+
+_LEFT = text("""
+    SELECT part.relname AS partition, own.relname AS index, coalesce(i.indisvalid, false) AS valid
+    FROM pg_inherits h JOIN pg_class part ON part.oid = h.inhrelid
+    LEFT JOIN pg_class own ON own.relname = part.relname || :suffix AND own.relkind = 'i'
+        AND own.relnamespace = part.relnamespace
+    LEFT JOIN pg_index i ON i.indexrelid = own.oid
+    WHERE h.inhparent = CAST(:table AS regclass) AND NOT EXISTS (
+        SELECT 1 FROM pg_inherits ih JOIN pg_index x ON x.indexrelid = ih.inhrelid
+        WHERE ih.inhparent = CAST(:name AS regclass) AND x.indrelid = part.oid)
+    ORDER BY 1 LIMIT 1
+""")
+_SETTINGS = text("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
+_SET = text("SELECT set_config('lock_timeout', :lock, false), set_config('statement_timeout', :statement, false)")
+
+
+def build_index(connection: Connection, name: str, table: str, columns: str, where: str = "") -> None:
+    """An index on a partitioned table and all its partitions, one after another, each CONCURRENTLY.
+
+    `name` and `table` are plain names, `columns` and `where` SQL. `connection` commits each statement (Alembic's
+    `autocommit_block`). Whatever an interrupted build left is finished, so that a migration may be run again.
+    """
+    rule = f"({columns})" + (f" WHERE {where}" if where else "")
+    connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {table} {rule}"))
+    look = {"table": table, "name": name, "suffix": name.removeprefix("ix").replace(f"_{table}_", "_", 1) + "_ix"}
+    while (left := connection.execute(_LEFT, look).first()) is not None:
+        own = left.partition + look["suffix"]
+        with _patient(connection):
+            if left.index is not None and not left.valid:
+                connection.execute(text(f"DROP INDEX CONCURRENTLY {own}"))
+            connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {own} ON {left.partition} {rule}"))
+        connection.execute(text(f"ALTER INDEX {name} ATTACH PARTITION {own}"))
+
+
+@contextmanager
+def _patient(connection: Connection) -> Iterator[None]:
+    lock, statement = connection.execute(_SETTINGS).one()
+    connection.execute(_SET, {"lock": f"{BUILD_PATIENCE_S}s", "statement": "0"})
+    yield  # what raises here ends the migration, and with it what was set
+    connection.execute(_SET, {"lock": lock, "statement": statement})
