@@ -8,6 +8,7 @@ that wait behind a pause. `--source` takes another checkout's code for the servi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -144,12 +145,22 @@ def make(source: Path, out: Path) -> None:
             up.terminate()
             up.wait(60)
             shutil.rmtree(work, ignore_errors=True)
-    # The program that wrote it is not the one that lived: the manifest says whose rows they are.
-    manifest = made.place / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}, indent=1) + "\n")
+    _tidy(made.place, version)
     (out / version / "known.json").write_text(json.dumps({"api_key": told["api_key"], **ids}, indent=1) + "\n")
     size = sum(path.stat().st_size for path in (out / version).rglob("*") if path.is_file())
     print(f"{out / version}: {made.manifest.rows} rows, {size >> 10} KiB")
+
+
+def _tidy(place: Path, version: str) -> None:
+    """The program that wrote it is not the one that lived: the manifest says whose rows they are. And the home of this
+    machine is nobody else's."""
+    settings, manifest = place / "settings.json", place / "manifest.json"
+    found = json.loads(settings.read_text())
+    found["settings"]["BATCHINFER_HOME"] = "~/.batchinfer"
+    settings.write_text(json.dumps({**found, "version": version}, indent=1) + "\n")
+    digest = hashlib.sha256(settings.read_bytes()).hexdigest()
+    told = {**json.loads(manifest.read_text()), "version": version, "settings_sha256": digest}
+    manifest.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":
