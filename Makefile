@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs released
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs released backup-fixture
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -156,6 +156,9 @@ texts: $(VENV)/.dev ## collect the texts of the pages for translation and compil
 
 vendor: $(VENV)/.dev ## fetch the front-end files again at their pinned versions (needs npm)
 	@$(BIN)/python -m batchinfer.admin.vendoring
+
+backup-fixture: $(VENV)/.dev ## at a tagged version: a small backup of it for later ones to restore (tests/fixtures/backups)
+	@PYTHONPATH=. $(BIN)/python tests/backup_fixture.py
 
 lock: $(VENV)/.run ## resolve what the images install anew, by version and hash, into deploy/*.lock (needs the image's Python)
 	@$(BIN)/python deploy/lock.py

@@ -21,6 +21,7 @@
     ├── Failure               -    how a job ended: stored with the job, never raised at a client
     │   └── FetchFailed       -    another machine that a job asks did not answer (retry helps)
     ├── SettingsError         -    a setting that stops the start
+    ├── BackupError           -    a backup that cannot be made, or one that cannot be restored here
     └── StartError            -    a process that cannot start
 
 The sentence in `message` says what is wrong and what to do next. It never holds the text of a library's
@@ -176,6 +177,12 @@ class SettingsError(BatchinferError):
     """A setting that stops the start; the message names the variable and the remedy."""
 
     default_code = "bad_setting"
+
+
+class BackupError(BatchinferError):
+    """A backup that cannot be made, or one that cannot be restored here. Nothing was changed."""
+
+    default_code = "backup_refused"
 
 
 class StartError(BatchinferError):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from batchinfer.api.schemas import MaybeTime, Time
-from batchinfer.domain.keys import LONGEST_S, MOST_JOBS, MOST_REQUESTS, MOST_WEIGHT, NAME_CHARS, SCOPES
+from batchinfer.domain.keys import LONGEST_S, MOST_DAYS, MOST_JOBS, MOST_REQUESTS, MOST_WEIGHT, NAME_CHARS, SCOPES
 
 
 class KeyBody(BaseModel):
@@ -43,13 +43,14 @@ class KeyList(BaseModel):
 
 
 class TenantBody(BaseModel):
-    """A tenant. `max_jobs` null takes the setting `quota_jobs`."""
+    """A tenant. `max_jobs` null takes the setting `quota_jobs`, `keep_days` null the one of that name; 0: for ever."""
 
     id: str
     object: Literal["tenant"] = "tenant"
     name: str
     max_jobs: int | None
     weight: int
+    keep_days: int | None
 
 
 class TenantList(BaseModel):
@@ -113,7 +114,22 @@ _TENANT = {
     },
     "required": ["name"],
 }
-SCHEMAS: dict[str, dict[str, Any]] = {"KeyCreate": _KEY, "TenantCreate": _TENANT}
+_RETENTION = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "tenant": _or_null({**_NAME, "description": "Whose jobs; the operator's own if left out."}),
+        "keep_days": _or_null(
+            {
+                "type": "integer",
+                "minimum": 0,
+                "maximum": MOST_DAYS,
+                "description": "0 keeps for ever; null, or left out, as the setting says.",
+            }
+        ),
+    },
+}
+SCHEMAS: dict[str, dict[str, Any]] = {"KeyCreate": _KEY, "TenantCreate": _TENANT, "TenantRetention": _RETENTION}
 
 
 def _body(name: str, examples: dict[str, Any]) -> dict[str, Any]:
@@ -130,3 +146,4 @@ CREATE_KEY = _body(
     },
 )
 CREATE_TENANT = _body("TenantCreate", {"weighted": {"name": "accounting", "max_jobs": 100_000, "weight": 2}})
+RETENTION = _body("TenantRetention", {"a week": {"keep_days": 7}})

@@ -9,14 +9,14 @@ from flask_openapi.blueprint import APIBlueprint
 
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply
-from batchinfer.api.key_schemas import CREATE_TENANT, TenantBody, TenantList
+from batchinfer.api.key_schemas import CREATE_TENANT, RETENTION, TenantBody, TenantList
 from batchinfer.api.lists import read_cursor, show_page
 from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.queries import PageQuery
 from batchinfer.api.state import current
-from batchinfer.api.submission import read_json
+from batchinfer.api.submission import read_body, read_json
 from batchinfer.domain.ids import TENANT, show_id
-from batchinfer.domain.keys import parse_tenant
+from batchinfer.domain.keys import parse_retention, parse_tenant
 from batchinfer.services import tenants
 
 if TYPE_CHECKING:
@@ -49,6 +49,19 @@ def create_tenant() -> Response:
     return response
 
 
+@routes.post(
+    "/tenants/retention",
+    operation_id="set_retention",
+    request_body=RETENTION,
+    responses={200: TenantBody, **refusals(404, 413, 415)},
+)
+def set_retention() -> Response:
+    """Say how many days a tenant's jobs are kept. Only the operator's keys may."""
+    caller().require("admin")
+    name, days = parse_retention(read_body())
+    return reply(show_tenant(tenants.set_retention(current().context, caller(), name, days)))
+
+
 @routes.get("/tenants", operation_id="list_tenants", responses={200: TenantList})
 def list_tenants(query: PageQuery) -> Response:
     """Tenants and their limits, newest first. Only the operator's keys may."""
@@ -58,4 +71,10 @@ def list_tenants(query: PageQuery) -> Response:
 
 def show_tenant(tenant: Tenant) -> TenantBody:
     """A tenant as an operator sees it."""
-    return TenantBody(id=show_id(TENANT, tenant.id), name=tenant.name, max_jobs=tenant.max_jobs, weight=tenant.weight)
+    return TenantBody(
+        id=show_id(TENANT, tenant.id),
+        name=tenant.name,
+        max_jobs=tenant.max_jobs,
+        weight=tenant.weight,
+        keep_days=tenant.keep_days,
+    )

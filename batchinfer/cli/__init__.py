@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from batchinfer import __version__
+from batchinfer.cli.backups import make_backup, restore_backup
 from batchinfer.cli.batches import batches
 from batchinfer.cli.deployments import workers
 from batchinfer.cli.doctor import doctor
@@ -25,6 +26,7 @@ from batchinfer.cli.runs import runs
 from batchinfer.cli.schedules import schedules
 from batchinfer.cli.submit import submit
 from batchinfer.cli.templates import templates
+from batchinfer.cli.tenants import tenants
 from batchinfer.cli.trials import compare_models, warm_model
 from batchinfer.cli.usage import usage
 from batchinfer.errors import BatchinferError, SettingsError
@@ -38,7 +40,7 @@ def cli() -> None:
 
 for _command in (
     up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
-    schedules, templates, goldens, workers, doctor,
+    schedules, templates, goldens, workers, doctor, tenants, make_backup, restore_backup,
 ):  # fmt: skip
     cli.add_command(_command)
 for _command in (compare_models, warm_model):

@@ -21,6 +21,8 @@ from batchinfer.domain.fields import (
 SCOPES = ("submit", "read", "cancel", "fetch", "launch", "admin")
 KEY_FIELDS = frozenset({"name", "scopes", "expires_in", "requests_per_minute", "tenant"})
 TENANT_FIELDS = frozenset({"name", "max_jobs", "weight"})
+RETENTION_FIELDS = frozenset({"tenant", "keep_days"})
+MOST_DAYS = 36_500
 NAME_CHARS, MOST_REQUESTS, LONGEST_S = 100, 1_000_000, 10 * 365 * 86_400
 MOST_JOBS, MOST_WEIGHT = 2**53, 1000
 
@@ -70,6 +72,18 @@ def parse_tenant(body: object) -> TenantRequest:
         _read_name(given),
         read_int(given["max_jobs"], "max_jobs", 0, MOST_JOBS) if "max_jobs" in given else None,
         read_int(given["weight"], "weight", 1, MOST_WEIGHT) if "weight" in given else 1,
+    )
+
+
+def parse_retention(body: object) -> tuple[str | None, int | None]:
+    """The tenant, None for the asker's own, and the days that its jobs are kept: 0 for ever, None as the setting says.
+
+    Raises BadRequest.
+    """
+    given = _open(body, RETENTION_FIELDS)
+    return (
+        read_text(given["tenant"], "tenant", max_chars=NAME_CHARS) if "tenant" in given else None,
+        read_int(given["keep_days"], "keep_days", 0, MOST_DAYS) if "keep_days" in given else None,
     )
 
 

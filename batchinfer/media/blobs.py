@@ -173,7 +173,7 @@ class BlobStore:
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -195,7 +195,7 @@ def _touch(target: Path) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in a folder outlive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -17,6 +17,7 @@ from batchinfer.services.selecting import has_unread
 from batchinfer.services.userfiles import make_missing
 from batchinfer.store import batch_items as store
 from batchinfer.store import batches, files, userfiles
+from batchinfer.store.horizons import find_keep_days
 from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def _check(ctx: Context, tx: Transaction, parent: Held, new: batches.NewBatch) -
         raise BadRequest(
             "No line of this batch ended in such a way. There is nothing to retry.", code="nothing_to_retry"
         )
-    if retry["merge"] and ctx.settings.keep_days and not _outlives(ctx, tx, batch, new):
+    keep_days = find_keep_days(tx, batch.tenant_id, ctx.settings.keep_days)
+    if retry["merge"] and keep_days and not _outlives(keep_days, tx, batch, new):
         raise _refuse(batch, "is so old that its answers are dropped before the new ones are there. Say `merge` false")
     source = userfiles.find_source(tx, batch.tenant_id, batch.input_file_id)
     if source is None:
@@ -136,11 +138,11 @@ def _check(ctx: Context, tx: Transaction, parent: Held, new: batches.NewBatch) -
         raise make_missing()
 
 
-def _outlives(ctx: Context, tx: Transaction, batch: Batch, new: batches.NewBatch) -> bool:
+def _outlives(keep_days: int, tx: Transaction, batch: Batch, new: batches.NewBatch) -> bool:
     """Whether the answers that are merged are there for as long as the new batch may take, and a day more."""
     chain = batches.load_batches(tx, store.list_chain(tx, batch.id))
     oldest = min(held.batch.created_at for held in chain.values())
-    kept = timedelta(days=ctx.settings.keep_days)
+    kept = timedelta(days=keep_days)
     return oldest + kept > read_now(tx) + new.window + timedelta(days=1)
 
 

@@ -9,15 +9,19 @@ from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services.crumbs import sweep_crumbs
 from batchinfer.store import batches, changes, outbox, retention, reuse, sweeping, uploads, userfiles
+from batchinfer.store.horizons import find_horizons
 
 if TYPE_CHECKING:
     from batchinfer.services.context import Context
+    from batchinfer.store.horizons import Horizons
 
 #: Blobs in one transaction: a lock is held while their files go.
 _GROUP = 200
 #: Shelves of the blob store: the first byte of a blob's name.
 _SHELVES = 256
 _HOURS = 24
+#: Jobs that go row by row in one transaction, and such transactions of a tenant in an hour.
+_ROWS, _ROW_GROUPS = 2000, 100
 #: Rows of changes that are dropped in one transaction.
 _CHANGES = 50_000
 #: Between storing bytes and the commit of what refers to them no request takes this long.
@@ -29,20 +33,22 @@ _log = get_logger(__name__)
 def drop_expired(ctx: Context) -> int:
     """Drop the days whose time is over and in which nothing lives, and what lies beside them. Answers how many days.
 
-    Nothing with the setting keep_days 0. A day whose lock cannot be had is left for the next time.
+    Nothing with the setting keep_days 0 and no tenant that has days of its own: those of tenants that keep more or less
+    than the others go row by row. A day whose lock cannot be had is left for the next time.
     """
-    keep_days, dropped = ctx.settings.keep_days, 0
-    if not keep_days:
-        return 0
+    dropped = 0
     with ctx.db.transaction() as tx:
-        days = retention.list_expired_days(tx, keep_days)
-        before = retention.find_horizon(tx, keep_days)
+        before = find_horizons(tx, ctx.settings.keep_days)
+        days = retention.list_expired_days(tx, before)
+    if not ctx.settings.keep_days and not before.own:
+        return 0
     for day in days:
         try:
             with ctx.db.transaction() as tx:
-                dropped += retention.drop_day(tx, day)
+                dropped += retention.drop_day(tx, day, before)
         except Unavailable:
             _log.info("a day is in use; it is dropped another time", day=str(day))
+    drop_rows(ctx, before)
     with ctx.db.transaction() as tx:
         retention.drop_beside(tx, before)
         outbox.forget_ended(tx, before=before)
@@ -51,6 +57,22 @@ def drop_expired(ctx: Context) -> int:
         reuse.forget_dropped(tx, before=before)
         uploads.forget_ended(tx, before=before)
     return dropped
+
+
+def drop_rows(ctx: Context, before: Horizons) -> int:
+    """Remove ended jobs of tenants whose days are over and whose tables stay, some in each transaction. Answers how
+    many; what is left of a tenant comes again in an hour."""
+    total = 0
+    with ctx.db.transaction() as tx:
+        tenants = retention.list_row_horizons(tx, before)
+    for tenant_id, first in tenants:
+        for _ in range(_ROW_GROUPS):
+            with ctx.db.transaction() as tx:
+                gone = retention.drop_rows(tx, tenant_id, first, limit=_ROWS)
+            total += gone
+            if gone < _ROWS:
+                break
+    return total
 
 
 def sweep_blobs(ctx: Context, *, most: int = 20_000) -> int:

@@ -1,7 +1,8 @@
-"""An operator's verbs for tenants: make one, list them."""
+"""An operator's verbs for tenants: make one, list them, say how long their jobs are kept."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import new_id
@@ -9,7 +10,7 @@ from batchinfer.domain.keys import parse_tenant
 from batchinfer.errors import Conflict
 from batchinfer.services.audit import note
 from batchinfer.services.context import Page
-from batchinfer.services.quotas import require_operator
+from batchinfer.services.quotas import find_tenant, require_operator
 from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import tenants as store
 from batchinfer.store.tenants import Tenant
@@ -61,6 +62,19 @@ def ensure_tenant(ctx: Context, caller: Caller, name: str) -> UUID:
     with ctx.db.transaction() as tx:
         found = store.find_tenant_by_name(tx, name)
     return found.id if found else create_tenant(ctx, caller, parse_tenant({"name": name}))[0].id
+
+
+def set_retention(ctx: Context, caller: Caller, name: str | None, keep_days: int | None) -> Tenant:
+    """Say how many days a tenant's jobs are kept (None: the operator's own): 0 for ever, None as the setting says.
+
+    Only for an operator. Raises Forbidden, NotFound (code tenant_not_found).
+    """
+    require_operator(caller)
+    with ctx.db.transaction() as tx:
+        found = find_tenant(tx, caller, name)
+        store.set_keep_days(tx, found.id, keep_days)
+        note(tx, caller, "tenant.retention", found.name, tenant_id=found.id, keep_days=keep_days)
+    return replace(found, keep_days=keep_days)
 
 
 def list_tenants(ctx: Context, caller: Caller, *, after: UUID | None = None, limit: int = 20) -> Page[Tenant]:

@@ -16,6 +16,7 @@ from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.runs import DOCUMENTS
 from batchinfer.store.claims import EXPORT, LIST, READ
 from batchinfer.store.clean import as_jsonb, clean_text
+from batchinfer.store.horizons import with_horizons
 from batchinfer.store.tables import SCHEMA_VERSION
 from batchinfer.store.telling import tell_of_batch
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
     from batchinfer.store.claims import Claim
+    from batchinfer.store.horizons import Horizons
     from batchinfer.store.session import Transaction
 
 #: What a line that ended adds to its batch.
@@ -283,10 +285,10 @@ _LEFT = text(f"""
       AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.id = b.id AND q.kind IN ('{READ}', '{EXPORT}', '{LIST}'))
     ORDER BY id LIMIT :limit
 """)  # noqa: S608 - made of constants
-_FORGET = text("""
+_FORGET = with_horizons("""
     WITH gone AS (
         DELETE FROM batches WHERE id IN (
-            SELECT id FROM batches b WHERE id < :before AND status IN ('completed', 'failed', 'expired', 'cancelled')
+            SELECT id FROM batches b WHERE OVER(b.id) AND status IN ('completed', 'failed', 'expired', 'cancelled')
               AND NOT EXISTS (SELECT 1 FROM batches c WHERE c.parent_id = b.id
                               AND c.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
             LIMIT :limit FOR UPDATE SKIP LOCKED)
@@ -322,9 +324,9 @@ def list_left(tx: Transaction, *, limit: int = 100) -> list[UUID]:
     return list(tx.execute(_LEFT, {"limit": limit}).scalars())
 
 
-def forget_ended(tx: Transaction, *, before: UUID, limit: int = 20_000) -> int:
+def forget_ended(tx: Transaction, *, before: Horizons, limit: int = 20_000) -> int:
     """Drop batches older than an id that have ended, with their minutes, at most `limit`. Answers how many."""
-    number: int = tx.execute(_FORGET, {"before": before, "limit": limit}).scalar_one()
+    number: int = tx.execute(_FORGET, {**before.values, "limit": limit}).scalar_one()
     return number
 
 

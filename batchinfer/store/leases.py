@@ -131,6 +131,7 @@ _END = text("""
     UPDATE leases SET dead = true, ended_at = now(), end_reason = :reason
     WHERE id = :id AND NOT dead RETURNING id
 """)
+_END_ALL = text("UPDATE leases SET dead = true, ended_at = now(), end_reason = :reason WHERE NOT dead RETURNING id")
 _END_OF_PROCESS = text("""
     UPDATE leases SET dead = true, ended_at = now(), end_reason = :reason
     WHERE host = :host AND pid = :pid AND NOT dead RETURNING id
@@ -156,6 +157,13 @@ def end_lease(tx: Transaction, lease_id: UUID, reason: str, *, rule: LossRule, c
         return _give_back(tx, ended, rule=rule)
     _end_replicas(tx, ended, "stopped")
     return GivenBack(len(ended), returns.release(tx, lease_id=lease_id))
+
+
+def end_all(tx: Transaction, reason: str) -> GivenBack:
+    """End every lease; what they held is given back, and no try is counted: their workers are another server's."""
+    ended = _ids(tx, _END_ALL, {"reason": reason})
+    _end_replicas(tx, ended, "stopped")
+    return GivenBack(len(ended), [row for lease_id in ended for row in returns.release(tx, lease_id=lease_id)])
 
 
 def end_lease_of_process(tx: Transaction, host: str, pid: int, reason: str, *, rule: LossRule) -> GivenBack:

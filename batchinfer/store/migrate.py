@@ -29,6 +29,7 @@ _TRIES, _PAUSE_S = 5, 2.0
 # Asked for again and again: who waited inside a statement would keep a build of an index waiting for him, for ever.
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 _LOOK_AGAIN_S = 0.2
+_LOCK_WITHIN = text("SELECT pg_advisory_xact_lock(:key)")
 _UNLOCK = text("SELECT pg_advisory_unlock(:key)")
 
 
@@ -111,6 +112,17 @@ def _insist(connection: Connection, revision: str) -> None:
             time.sleep(_PAUSE_S)
 
 
+def upgrade_within(connection: Connection, revision: str = "head") -> None:
+    """Apply what is missing in the transaction that this connection has open: all of it, or with it nothing."""
+    connection.execute(_LOCK_WITHIN, {"key": _MIGRATOR_LOCK})
+    command.upgrade(_config(connection, whole=True), revision)
+
+
+def is_known(revision: str) -> bool:
+    """Whether this installation has a revision: a newer one's, or another program's, it has not."""
+    return any(step.revision == revision for step in ScriptDirectory(str(find_folder())).walk_revisions())
+
+
 def find_revision(connection: Connection) -> str | None:
     """The revision that a database is at; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()
@@ -121,8 +133,9 @@ def head_revision() -> str:
     return str(ScriptDirectory(str(find_folder())).get_current_head())
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection, *, whole: bool = False) -> Config:
     config = Config()
     config.set_main_option("script_location", str(find_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
+    config.attributes["whole"] = whole
     return config

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 #: A build first waits for every transaction that was open before it; it keeps nobody waiting meanwhile.
@@ -25,13 +26,23 @@ _SETTINGS = text("SELECT current_setting('lock_timeout'), current_setting('state
 _SET = text("SELECT set_config('lock_timeout', :lock, false), set_config('statement_timeout', :statement, false)")
 
 
+def online(context: MigrationContext) -> AbstractContextManager[None]:
+    """Each statement of this block is committed by itself; not in a restore, whose one transaction holds everything:
+    nobody else is in that database, and indexes are built as usual."""
+    whole = context.config is not None and bool(context.config.attributes.get("whole"))
+    return nullcontext() if whole else context.autocommit_block()
+
+
 def build_index(connection: Connection, name: str, table: str, columns: str, where: str = "") -> None:
     """An index on a partitioned table and all its partitions, one after another, each CONCURRENTLY.
 
-    `name` and `table` are plain names, `columns` and `where` SQL. `connection` commits each statement (Alembic's
-    `autocommit_block`). Whatever an interrupted build left is finished, so that a migration may be run again.
+    `name` and `table` are plain names, `columns` and `where` SQL. To be called within `online`. Whatever an interrupted
+    build left is finished, so that a migration may be run again.
     """
     rule = f"({columns})" + (f" WHERE {where}" if where else "")
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name} ON {table} {rule}"))
+        return
     connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {table} {rule}"))
     look = {"table": table, "name": name, "suffix": name.removeprefix("ix").replace(f"_{table}_", "_", 1) + "_ix"}
     while (left := connection.execute(_LEFT, look).first()) is not None:

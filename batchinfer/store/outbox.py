@@ -15,6 +15,7 @@ from batchinfer.domain.ids import new_id
 from batchinfer.domain.jobs import Attempt
 from batchinfer.store.claims import DELIVER
 from batchinfer.store.clean import as_jsonb
+from batchinfer.store.horizons import with_horizons
 from batchinfer.store.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from batchinfer.store.horizons import Horizons
     from batchinfer.store.session import Transaction
 
 
@@ -102,9 +104,9 @@ _LIST = text(f"""
     SELECT {_COLUMNS} FROM outbox o LEFT JOIN queue q ON q.id = o.id
     WHERE o.subject_id = :subject_id AND o.tenant_id = :tenant_id ORDER BY o.id LIMIT 1000
 """)  # noqa: S608 - made of constants
-_FORGET = text("""
+_FORGET = with_horizons("""
     DELETE FROM outbox WHERE id IN (
-        SELECT id FROM outbox WHERE id < :before AND final_state IS NOT NULL LIMIT :limit FOR UPDATE SKIP LOCKED)
+        SELECT id FROM outbox o WHERE OVER(o.id) AND final_state IS NOT NULL LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)
 
 
@@ -187,6 +189,6 @@ def deliver_again(tx: Transaction, delivery: Delivery, *, give_up_s: float) -> N
         tx.execute(_NOW, values)
 
 
-def forget_ended(tx: Transaction, *, before: UUID, limit: int = 10_000) -> int:
+def forget_ended(tx: Transaction, *, before: Horizons, limit: int = 10_000) -> int:
     """Drop deliveries older than an id that have ended, at most `limit`. Answers how many."""
-    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
+    return tx.execute(_FORGET, {**before.values, "limit": limit}).rowcount

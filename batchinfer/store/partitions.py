@@ -14,6 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from batchinfer.store.session import Transaction
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,15 @@ def ensure_partitions(tx: Transaction, days_ahead: int = 7) -> int:
             if f"{table}_{day:%Y%m%d}" not in existing:
                 made += _make_day(tx, table, day)
     return made
+
+
+def make_days(tx: Transaction, days: Iterable[date]) -> None:
+    """Make the partitions of these days, where they are missing."""
+    existing = list_partitions(tx)
+    for table in tx.execute(_TABLES, {"names": list(PARTITIONED)}).scalars().all():
+        for day in days:
+            if f"{table}_{day:%Y%m%d}" not in existing:
+                _make_day(tx, table, day)
 
 
 def _make_day(tx: Transaction, table: str, day: date) -> int:

@@ -14,11 +14,13 @@ from sqlalchemy import text
 from batchinfer.store.changes import tell_jobs
 from batchinfer.store.clean import as_jsonb
 from batchinfer.store.endings import NOT_DELETED, UNUSED
+from batchinfer.store.horizons import with_horizons
 from batchinfer.store.telling import tell_of_reused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchinfer.store.horizons import Horizons
     from batchinfer.store.session import Transaction
 
 #: Stands for the lease of what no worker did.
@@ -44,9 +46,9 @@ _END = text(f"""
     FROM source s JOIN ended e ON e.id = s.id
     RETURNING job_id
 """)  # noqa: S608 - made of constants
-_FORGET = text("""
+_FORGET = with_horizons("""
     DELETE FROM answers WHERE (tenant_id, key, revision) IN (
-        SELECT tenant_id, key, revision FROM answers WHERE job_id < :before ORDER BY job_id LIMIT :limit
+        SELECT tenant_id, key, revision FROM answers a WHERE OVER(a.job_id) ORDER BY job_id LIMIT :limit
         FOR UPDATE SKIP LOCKED)
 """)
 
@@ -72,6 +74,6 @@ def end_with(tx: Transaction, tenant_id: UUID, sources: Mapping[UUID, UUID]) -> 
     return ended
 
 
-def forget_dropped(tx: Transaction, *, before: UUID, limit: int = 100_000) -> int:
+def forget_dropped(tx: Transaction, *, before: Horizons, limit: int = 100_000) -> int:
     """Drop rows whose job is older than an id, at most `limit`. Answers how many."""
-    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
+    return tx.execute(_FORGET, {**before.values, "limit": limit}).rowcount

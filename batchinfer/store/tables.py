@@ -42,6 +42,8 @@ tenants = Table(
     Column("weight", SmallInteger, nullable=False, server_default="1"),
     version_column(),
     time_column("created_at", nullable=False, now=True),
+    #: Days that its jobs and results are kept, 0 for ever; NULL takes the setting keep_days.
+    Column("keep_days", Integer),
 )  # fmt: skip
 
 api_keys = Table(

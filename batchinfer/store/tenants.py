@@ -25,19 +25,22 @@ class Tenant:
     max_jobs: int | None
     #: Rows that it gets in each of its turns.
     weight: int
+    #: Days that its jobs are kept, 0 for ever; None takes the setting.
+    keep_days: int | None = None
 
 
-_FIND = text("SELECT id, name, max_jobs, weight FROM tenants WHERE id = :id")
-_FIND_BY_NAME = text("SELECT id, name, max_jobs, weight FROM tenants WHERE name = :name")
+_FIND = text("SELECT id, name, max_jobs, weight, keep_days FROM tenants WHERE id = :id")
+_FIND_BY_NAME = text("SELECT id, name, max_jobs, weight, keep_days FROM tenants WHERE name = :name")
 _LIST = text("""
-    SELECT id, name, max_jobs, weight FROM tenants WHERE CAST(:after AS uuid) IS NULL OR id < :after
+    SELECT id, name, max_jobs, weight, keep_days FROM tenants WHERE CAST(:after AS uuid) IS NULL OR id < :after
     ORDER BY id DESC LIMIT :limit
 """)
 _INSERT = text("""
-    INSERT INTO tenants (id, name, max_jobs, weight) VALUES (:id, :name, :max_jobs, :weight)
+    INSERT INTO tenants (id, name, max_jobs, weight, keep_days) VALUES (:id, :name, :max_jobs, :weight, :keep_days)
     ON CONFLICT DO NOTHING RETURNING id
 """)
 _SET_LIMITS = text("UPDATE tenants SET max_jobs = :max_jobs, weight = :weight WHERE id = :id")
+_SET_DAYS = text("UPDATE tenants SET keep_days = :keep_days WHERE id = :id")
 _NAMES = text("SELECT id, name FROM tenants WHERE id = ANY (CAST(:ids AS uuid[]))")
 
 
@@ -66,6 +69,11 @@ def insert_tenant(tx: Transaction, tenant: Tenant) -> bool:
 def set_limits(tx: Transaction, tenant_id: UUID, *, max_jobs: int | None, weight: int) -> None:
     """Give a tenant its limits."""
     tx.execute(_SET_LIMITS, {"id": tenant_id, "max_jobs": max_jobs, "weight": weight})
+
+
+def set_keep_days(tx: Transaction, tenant_id: UUID, keep_days: int | None) -> None:
+    """Say how long a tenant's jobs are kept; None: as the setting says."""
+    tx.execute(_SET_DAYS, {"id": tenant_id, "keep_days": keep_days})
 
 
 def list_names(tx: Transaction, ids: list[UUID]) -> dict[UUID, str]:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.uploads import UploadState, UserPart, UserUpload
 from batchinfer.store.clean import clean_text
+from batchinfer.store.horizons import with_horizons
 from batchinfer.store.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from batchinfer.domain.uploads import UploadRequest
     from batchinfer.store.files import Blob
+    from batchinfer.store.horizons import Horizons
     from batchinfer.store.session import Transaction
 
 _COLUMNS = """id, tenant_id, filename, purpose, size_bytes, created_at, expires_at, file_id, file_expires_s,
@@ -47,9 +49,9 @@ _FIND_PARTS = text(f"""
     SELECT {_PART} FROM upload_parts
     WHERE upload_id = :upload_id AND tenant_id = :tenant_id AND id = ANY (CAST(:ids AS uuid[]))
 """)  # noqa: S608 - made of constants
-_FORGET = text("""
+_FORGET = with_horizons("""
     DELETE FROM uploads WHERE id IN (
-        SELECT id FROM uploads WHERE id < :before AND (status <> 'pending' OR expires_at <= now())
+        SELECT id FROM uploads u WHERE OVER(u.id) AND (status <> 'pending' OR expires_at <= now())
         LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)
 
@@ -102,9 +104,9 @@ def find_parts(tx: Transaction, tenant_id: UUID, upload_id: UUID, ids: Sequence[
     return {row.id: UserPart(**row._mapping) for row in tx.execute(_FIND_PARTS, values)}
 
 
-def forget_ended(tx: Transaction, *, before: UUID, limit: int = 20_000) -> int:
+def forget_ended(tx: Transaction, *, before: Horizons, limit: int = 20_000) -> int:
     """Drop uploads older than an id that take no more parts, with their parts, at most `limit`. Answers how many."""
-    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
+    return tx.execute(_FORGET, {**before.values, "limit": limit}).rowcount
 
 
 def _as_upload(row: Row[Any]) -> UserUpload:

@@ -8,12 +8,14 @@ from sqlalchemy import text
 
 from batchinfer.domain.userfiles import UserFile
 from batchinfer.store.clean import clean_text
+from batchinfer.store.horizons import with_horizons
 from batchinfer.store.tables import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from batchinfer.store.horizons import Horizons
     from batchinfer.store.session import Transaction
 
 _COLUMNS = "id, tenant_id, filename, purpose, size_bytes, blob, created_at, expires_at"
@@ -35,9 +37,9 @@ _DELETE = text(f"""
     UPDATE files SET deleted_at = now() WHERE id = :id AND tenant_id = :tenant_id AND {_THERE} RETURNING id
 """)  # noqa: S608 - made of constants
 _SOURCE = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND tenant_id = :tenant_id")  # noqa: S608
-_FORGET = text("""
+_FORGET = with_horizons("""
     DELETE FROM files WHERE id IN (
-        SELECT id FROM files f WHERE f.id < :before AND (f.deleted_at IS NOT NULL OR f.expires_at <= now())
+        SELECT id FROM files f WHERE OVER(f.id) AND (f.deleted_at IS NOT NULL OR f.expires_at <= now())
           AND NOT EXISTS (SELECT 1 FROM batches b WHERE b.input_file_id = f.id
                           AND b.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
         LIMIT :limit FOR UPDATE SKIP LOCKED)
@@ -104,6 +106,6 @@ def delete_file(tx: Transaction, tenant_id: UUID, file_id: UUID) -> bool:
     return tx.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).first() is not None
 
 
-def forget_gone(tx: Transaction, *, before: UUID, limit: int = 20_000) -> int:
+def forget_gone(tx: Transaction, *, before: Horizons, limit: int = 20_000) -> int:
     """Drop rows older than an id of files that are gone, at most `limit`. Answers how many."""
-    return tx.execute(_FORGET, {"before": before, "limit": limit}).rowcount
+    return tx.execute(_FORGET, {**before.values, "limit": limit}).rowcount

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from batchinfer.store.online import build_index
+from batchinfer.store.online import build_index, online
 
 revision = "0016"
 down_revision: str | None = "0015"
@@ -54,7 +54,7 @@ END $$
 
 
 def upgrade() -> None:
-    with op.get_context().autocommit_block():
+    with online(op.get_context()):
         op.execute(RENAME)
         build_index(op.get_bind(), "ix_jobs_tenant_state", "jobs", "tenant_id, final_state, id", "deleted_at IS NULL")
         build_index(op.get_bind(), "ix_jobs_tenant_model", "jobs", "tenant_id, model, id")

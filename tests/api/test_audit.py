@@ -110,6 +110,7 @@ def test_every_route_of_an_administrator_leaves_one_row(
             acted[path] = rows[0].action
     assert acted.items() >= {
         "/v1/keys": "key.create", "/v1/keys/{key_id}/revoke": "key.revoke", "/v1/tenants": "tenant.create",
+        "/v1/tenants/retention": "tenant.retention",
         "/v1/queue/pause": "queue.pause", "/v1/queue/resume": "queue.resume", "/v1/queue/reclass": "queue.reclass",
         "/v1/queue/limits": "queue.limits", "/v1/jobs/{job_id}/release": "job.release",
         "/v1/deployments": "deployment.launch", "/v1/deployments/ensure": "deployment.ensure",

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from batchinfer.services import sweeping
 from batchinfer.store import uploads
+from batchinfer.store.horizons import Horizons
 from batchinfer.web import create_app
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_an_upload_whose_time_is_over_is_expired_and_forgotten(client: FlaskClie
         assert "is expired" in answer.json["error"]["message"]
     begin(client)
     with context.db.transaction() as tx:
-        assert uploads.forget_ended(tx, before=UUID(int=2**128 - 1)) == 1
+        assert uploads.forget_ended(tx, before=Horizons(UUID(int=2**128 - 1))) == 1
         left = {table: tx.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in TABLES}  # noqa: S608
     assert left == {"uploads": 1, "upload_parts": 0}, "the pending one stays"
 

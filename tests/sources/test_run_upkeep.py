@@ -11,6 +11,7 @@ from batchinfer.domain.runs import RunState
 from batchinfer.services import batches, checking, pumping, run_upkeep, runs, upkeep
 from batchinfer.services.work import CLOSE, LIST, RENDER
 from batchinfer.store import retention, run_endings
+from batchinfer.store.horizons import Horizons
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -194,13 +195,13 @@ def test_old_runs_are_forgotten_and_what_others_need_is_kept(night: Night) -> No
     from batchinfer.domain.ids import new_id
 
     with night.ctx.db.transaction() as tx:
-        retention.drop_beside(tx, new_id())
+        retention.drop_beside(tx, Horizons(new_id()))
     assert [row.id for row in night.rows("SELECT id FROM runs")] == [second]
     assert [row.number for row in night.documents(first)] == [1]
     assert len(night.documents(second)) == 2
     night.rows("UPDATE runs SET finished_at = now()")
     for _ in range(2):
         with night.ctx.db.transaction() as tx:
-            retention.drop_beside(tx, new_id())
+            retention.drop_beside(tx, Horizons(new_id()))
     for table in ("runs", "documents", "ledger", "shards"):
         assert night.rows(f"SELECT 1 FROM {table}") == []  # noqa: S608

@@ -10,6 +10,7 @@ from batchinfer.domain.jobs import JobClass
 from batchinfer.services import work
 from batchinfer.store import batches, jobs, pages_batches, pages_causes, queue
 from batchinfer.store.claims import INFER
+from batchinfer.store.horizons import Horizons
 from batchinfer.store.session import read_now
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_minutes_go_with_their_batch(bench):
     assert len(bench.rows("batch_minutes", batch_id=batch_id)) == 1
     bench.run("UPDATE batches SET status = 'completed'")
     with bench.ctx.db.transaction() as tx:
-        assert batches.forget_ended(tx, before=new_id()) == 1
+        assert batches.forget_ended(tx, before=Horizons(new_id())) == 1
     assert bench.rows("batch_minutes") == []
 
 

@@ -17,11 +17,13 @@ from sqlalchemy import text
 
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobState
+from batchinfer.domain.keys import parse_tenant
 from batchinfer.errors import NotFound
+from batchinfer.services import checking, sweeping, tenants, upkeep, work
 from batchinfer.services import jobs as job_services
-from batchinfer.services import sweeping, upkeep, work
 from batchinfer.store import files, partitions, retention
 from batchinfer.store.files import Blob
+from batchinfer.store.horizons import find_horizons
 
 KEEP_DAYS = 3
 
@@ -106,10 +108,10 @@ def test_a_job_that_is_released_while_its_day_is_dropped_is_either_there_or_was_
     (job_id,) = old(9)
     bench.run("UPDATE jobs SET final_state = 'quarantined' WHERE id = :id", id=job_id)
     with bench.ctx.db.transaction() as tx:
-        (day,) = retention.list_expired_days(tx, KEEP_DAYS)
+        (day,) = retention.list_expired_days(tx, find_horizons(tx, KEEP_DAYS))
     job_services.release_job(bench.ctx, bench.caller, job_id)
     with bench.ctx.db.transaction() as tx:
-        assert not retention.drop_day(tx, day), "looked at again under the lock"
+        assert not retention.drop_day(tx, day, find_horizons(tx, KEEP_DAYS)), "looked at again under the lock"
     assert bench.job(job_id).state is JobState.QUEUED
 
 
@@ -267,3 +269,76 @@ def test_the_hourly_tick_does_all_of_it(bench, ctx, old):
     store(ctx, b"x", age_s=9 * 86400)
     done = upkeep.tick(ctx)
     assert (done.days_dropped, done.mismatches) == (1, 0)
+
+
+@pytest.fixture
+def another(bench, ctx):
+    """A second tenant's jobs of some days ago, beside those of the first one."""
+    (tenant, _) = tenants.create_tenant(ctx, bench.caller, parse_tenant({"name": "another"}))
+
+    def take(ids):
+        for table, column in (("jobs", "id"), ("results", "job_id"), ("job_blobs", "job_id")):
+            bench.run(f"UPDATE {table} SET tenant_id = :t WHERE {column} = ANY (:ids)", t=tenant.id, ids=ids)  # noqa: S608
+        return ids
+
+    return take
+
+
+def keep(ctx, bench, name, days):
+    tenants.set_retention(ctx, bench.caller, name, days)
+
+
+def ids_of(bench):
+    return {row.id for row in bench.rows("jobs")}
+
+
+def test_a_tenant_that_keeps_less_loses_its_rows_and_their_files_and_nobody_else_does(bench, ctx, old, another):
+    mine, theirs = old(2, 3), another(old(2, 3))
+    sha256 = store(ctx, b"theirs", age_s=20 * 86400)
+    with bench.ctx.db.transaction() as tx:
+        files.record_blobs(tx, DEFAULT_TENANT, [Blob(sha256, 6, "image/png")])
+    bench.run(
+        "INSERT INTO job_blobs (job_id, sha256, tenant_id) VALUES (:id, :b, :t)", id=mine[0], b=sha256, t=DEFAULT_TENANT
+    )
+    usage = bench.rows("usage")
+    keep(ctx, bench, "default", 1)
+    assert sweeping.drop_expired(ctx) == 0, "the day stays: the other tenant keeps it"
+    assert ids_of(bench) == {*theirs}
+    assert bench.rows("job_blobs") == []
+    assert sweeping.erase_blobs(ctx) == 1
+    assert not ctx.blobs.exists(DEFAULT_TENANT, sha256)
+    assert bench.rows("usage") == usage
+    assert checking.check_counters(ctx) == []
+
+
+def test_a_tenant_that_keeps_more_keeps_its_day_and_others_go_out_of_it(bench, ctx, old, another):
+    mine, theirs = old(9, 2), another(old(9, 2))
+    alone = old(8)
+    keep(ctx, bench, "another", 20)
+    assert sweeping.drop_expired(ctx) == 1, "the day in which it has nothing"
+    assert ids_of(bench) == {*theirs}
+    assert not ids_of(bench) & {*mine, *alone}
+    keep(ctx, bench, "another", 0)
+    assert sweeping.drop_expired(ctx) == 0
+    assert ids_of(bench) == {*theirs}
+    keep(ctx, bench, "another", None)
+    assert sweeping.drop_expired(ctx) == 1
+    assert ids_of(bench) == set()
+
+
+def test_what_lives_or_ended_just_now_is_kept_whatever_its_age(bench, ctx, old):
+    (alive,) = old(9, ended=False)
+    (late, gone) = old(9, 2)
+    bench.run("UPDATE jobs SET finished_at = now() WHERE id = :id", id=late)
+    batch = new_id()
+    (line,) = old(9)
+    bench.run("UPDATE jobs SET batch_id = :b WHERE id = :id", b=batch, id=line)
+    bench.run(
+        "INSERT INTO batches (id, tenant_id, status, endpoint, completion_window, expires_at)"
+        " VALUES (:id, :t, 'in_progress', '/v1/chat/completions', '24h', now())",
+        id=batch, t=DEFAULT_TENANT,
+    )  # fmt: skip
+    keep(ctx, bench, "default", 1)
+    sweeping.drop_expired(ctx)
+    assert ids_of(bench) == {alive, late, line}
+    assert gone not in ids_of(bench)
