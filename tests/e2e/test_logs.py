@@ -1,4 +1,4 @@
-"""The logs of a whole service, at DEBUG: what users send and what is secret is in none of them, and ids are."""
+"""The logs and spans of a whole service, at DEBUG: what users send and what is secret is in none, and ids are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+
+from tests.api.collector import Collector, run_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +55,12 @@ def receiver() -> Iterator[tuple[str, Receiver]]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with run_collector() as running:
+        yield running
 
 
 def make_picture(broken: bool = False) -> str:
@@ -107,12 +115,17 @@ def send_everything(client: httpx.Client, hook: str) -> tuple[dict[str, str], li
 
 
 def test_no_text_and_no_secret_is_in_a_log(
-    tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None], receiver: tuple[str, Receiver]
+    tmp_path: Path,
+    start_up: Callable[..., Any],
+    patience: Callable[..., None],
+    receiver: tuple[str, Receiver],
+    collector: Collector,
 ) -> None:
     hook, kept = receiver
     up = start_up(
         tmp_path / "home", "--engine", "fake", BATCHINFER_LOG_LEVEL="DEBUG", BATCHINFER_WEBHOOK_HTTP="true",
-        BATCHINFER_WEBHOOK_NETWORKS="127.0.0.0/8", BATCHINFER_FETCH_HOSTS="files.invalid", BATCHINFER_MAX_ATTEMPTS="2",
+        BATCHINFER_OTLP_ENDPOINT=collector.url, NO_PROXY="127.0.0.1", BATCHINFER_WEBHOOK_NETWORKS="127.0.0.0/8",
+        BATCHINFER_FETCH_HOSTS="files.invalid", BATCHINFER_MAX_ATTEMPTS="2",
     ).wait_ready()  # fmt: skip
     with up.client() as client:
         jobs, secrets = send_everything(client, hook)
@@ -133,6 +146,10 @@ def test_no_text_and_no_secret_is_in_a_log(
     assert [line["method"] for line in found if line["role"] == "web" and line["trace_id"] == TRACE] == ["POST"]
     assert {line["trace_id"] for line in run_logs(up.home, "--job", jobs["broken"], "--level", "warning")} == {TRACE}
     assert {line.get("job_id") for line in run_logs(up.home, "--trace", TRACE)} >= {job["id"] for job in ended.values()}
+    spans = {"POST /v1/jobs", "job", "wait", "prepare", "attempt", "claim", "decode", "store", "deliver"}
+    collector.wait(lambda: spans <= {span.name for span in list(collector.spans.values())})
+    assert {span.trace_id.hex() for span in collector.named("deliver")} == {TRACE}
+    assert NEEDLE not in str(collector.spans)
     servers = json.loads((up.home / "servers.json").read_text())
     secrets += [url.split("@")[0].rpartition(":")[2] for url in servers.values() if "@" in url]
     secrets += [up.facts["api_key"], (up.home / "secret-key").read_text().strip()]
