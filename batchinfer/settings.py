@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     proxies: int = Field(
         0, ge=0, le=8, description="Proxies before the web server whose X-Forwarded-For and -Proto are believed."
     )
+    otlp_endpoint: str = Field(
+        "", pattern=rf"^$|{_WEB}", description="OpenTelemetry collector (OTLP over HTTP) that spans go to; unset: none."
+    )
+    trace_ratio: float = Field(1.0, ge=0, le=1, description="Part of traces begun here, and of a batch's jobs, kept.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
 
     lease_ttl_s: float = Field(30.0, ge=1, le=3600, description="Silence after which a worker's lease is dead.")
@@ -271,6 +275,11 @@ class Settings(BaseSettings):
     def logs_dir(self) -> Path:
         """One log file a process."""
         return self.home / "logs"
+
+    @property
+    def keep_ratio(self) -> float:
+        """Which part of the traces that begin here is kept: none where nobody takes them."""
+        return self.trace_ratio if self.otlp_endpoint else 0.0
 
     def require_database_url(self) -> str:
         """The database URL for SQLAlchemy with psycopg 3.

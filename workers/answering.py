@@ -13,7 +13,7 @@ from batchinfer.bus.tokens import TokenSender
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BatchinferError, Internal
-from batchinfer.observe.logs import get_logger
+from batchinfer.observe.logs import bind, get_logger
 from batchinfer.services import work
 from batchinfer.services.crumbs import Crumbs
 from batchinfer.store.claims import Claim, Ending
@@ -162,6 +162,11 @@ class Answering:
 
     def _submit(self, piece: Work) -> None:
         claim = piece.claim
+        with bind(**claim.tags):
+            self._try_submit(piece)
+
+    def _try_submit(self, piece: Work) -> None:
+        claim = piece.claim
         try:
             request = build_request(piece)
             self._enter(claim, 1)
@@ -175,10 +180,10 @@ class Answering:
         except Refused as refusal:
             self._end(Finished(claim, ending=None if refusal.code in _NOT_NOW else read_refusal(claim, refusal)))
         except BatchinferError as error:
-            _log.warning("a job could not be started", job_id=str(claim.subject_id), code=error.code)
+            _log.warning("a job could not be started", code=error.code)
             self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, error.as_dict(), classify_error(error))))
         except Exception:
-            _log.exception("a request could not be submitted", job_id=str(claim.subject_id))
+            _log.exception("a request could not be submitted")
             fault = Internal("The job could not be started. The log of the worker says why.")
             self._end(Finished(claim, ending=Ending(claim.id, claim.attempt, fault.as_dict(), RetryClass.TRANSIENT)))
 
@@ -207,7 +212,7 @@ class Answering:
         try:
             finished = self._judge(piece, request, done)
         except Exception:
-            _log.exception("an answer could not be read", job_id=str(piece.claim.subject_id))
+            _log.exception("an answer could not be read", **piece.claim.tags)
             fault = Internal("The answer could not be read. The log of the worker says why.")
             ending = Ending(piece.claim.id, piece.claim.attempt, fault.as_dict(), RetryClass.TRANSIENT)
             finished = Finished(piece.claim, ending=ending)

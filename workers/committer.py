@@ -6,6 +6,7 @@ unknown commit took place is found out by the services. Only a lease that is dea
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 GROUP_ROWS = 256
 GROUP_WAIT_S = 0.005
+#: Of those that were refused together, so many are named in the log.
+_NAMED = 10
 
 _log = get_logger(__name__)
 
@@ -182,15 +185,16 @@ class Committer(threading.Thread):
         back = [member.claim for member in group if not member.outcome and not member.ending]
         if outcomes or endings:
             written = work.complete_group(self._ctx, lease_id, outcomes, endings)
-            self._count(lease_id, written)
+            self._count(lease_id, written, [member.claim for member in group])
             self._count_retries(group, written)
+            self._tell(group, written)
             self.events.settle(group, written)
         if back:
             self.counts.released += work.release(self._ctx, lease_id, back)
             self.events.give_back(back)
         self.counts.groups += 1
 
-    def _count(self, lease_id: UUID, group: work.Group) -> None:
+    def _count(self, lease_id: UUID, group: work.Group, claims: Sequence[Claim]) -> None:
         self.counts.completed += len(group.completed)
         self.counts.failed += len(group.failed)
         self.counts.retried += len(group.retried)
@@ -203,8 +207,19 @@ class Committer(threading.Thread):
                 "results fenced out: cancelled, expired or taken over",
                 lease_id=str(lease_id),
                 fenced=len(group.fenced),
-                job_ids=[str(job_id) for job_id in list(group.fenced)[:10]],
             )
+            for claim in [claim for claim in claims if claim.id in group.fenced][:_NAMED]:
+                _log.warning("a result was fenced out", lease_id=str(lease_id), **claim.tags)
+
+    def _tell(self, group: Sequence[Finished], written: work.Group) -> None:
+        """A line for each try that failed; of the others, which are many, at DEBUG alone."""
+        told = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
+        for member in group:
+            if member.ending is not None and member.claim.id not in written.fenced:
+                again = member.claim.id in written.retried
+                _log.info("a try failed", code=member.ending.error.get("code"), again=again, **member.claim.tags)
+            elif told and member.claim.id in written.completed:
+                _log.debug("a result is stored", **member.claim.tags)
 
     def _count_retries(self, group: Sequence[Finished], written: work.Group) -> None:
         with self._lock:
@@ -228,4 +243,4 @@ class Committer(threading.Thread):
             self._write(lease_id, [replace(member, outcome=None, ending=ending)])
         else:
             self.counts.dropped += 1
-            _log.error("an ending could not be stored", job_id=str(member.claim.id))
+            _log.error("an ending could not be stored", **member.claim.tags)

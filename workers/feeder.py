@@ -209,7 +209,9 @@ class Feeder(threading.Thread):
         except Unavailable:
             raise
         except Exception:
-            _log.exception("claims could not be loaded", rows=len(claims))
+            _log.exception(
+                "claims could not be loaded", rows=len(claims), **(claims[0].tags if len(claims) == 1 else {})
+            )
             if len(claims) > 1:
                 return [piece for claim in claims for piece in self._load_each([claim])]
             self._end_unreadable(claims[0])

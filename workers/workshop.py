@@ -20,7 +20,9 @@ from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
-from batchinfer.observe.logs import get_logger
+from batchinfer.observe.clock import Stopwatch
+from batchinfer.observe.logs import bind, get_logger
+from batchinfer.observe.traces import decode_trace, following
 from batchinfer.services import (
     bulk_work,
     climbing,
@@ -175,19 +177,9 @@ class Workshop:
         with self._changed:
             self._running.add(claim.id)
         try:
-            if give_back:
-                self._give_back(claim)
-            elif self._wanted(claim):
-                self._find_step(claim)(piece)
-        except Stopped:
-            pass
-        except BatchinferError as error:
-            _log.warning("work failed", kind=claim.kind, subject_id=str(claim.subject_id), code=error.code)
-            self._fail(claim, error)
-        except Exception:
-            _log.exception("work failed", kind=claim.kind, subject_id=str(claim.subject_id))
-            fault = Internal("The file could not be worked on. The log of the worker says why.")
-            self._fail(claim, fault)
+            # What it makes, jobs of a batch or document among it, belongs to its trace.
+            with bind(**claim.tags), following(decode_trace(claim.trace)):
+                self._try(piece, give_back=give_back)
         finally:
             self._times.note(time.monotonic() - began, claim.kind)
             with self._changed:
@@ -199,6 +191,24 @@ class Workshop:
                 self._ended += 1
                 self._changed.notify_all()
             self.on_room()
+
+    def _try(self, piece: Work, *, give_back: bool) -> None:
+        claim, watch = piece.claim, Stopwatch()
+        try:
+            if give_back:
+                self._give_back(claim)
+            elif self._wanted(claim):
+                self._find_step(claim)(piece)
+                _log.debug("worked", seconds=round(watch.elapsed_s, 3))
+        except Stopped:
+            pass
+        except BatchinferError as error:
+            _log.warning("work failed", code=error.code)
+            self._fail(claim, error)
+        except Exception:
+            _log.exception("work failed")
+            fault = Internal("The file could not be worked on. The log of the worker says why.")
+            self._fail(claim, fault)
 
     def _find_step(self, claim: Claim) -> Callable[[Work], None]:
         steps = {
@@ -317,7 +327,7 @@ class Workshop:
             with ExitStack() as ending:
                 text = read_own_text(self._bring_documents(piece, ending), self._sandbox)
         except (BadDocument, Failure) as error:  # its source has changed or gone: then it says nothing
-            _log.warning("a document cannot be read again", job_id=str(claim.subject_id), code=error.code)
+            _log.warning("a document cannot be read again", code=error.code)
             text = ""
         if self._insist(lambda: climbing.fall_back(self._ctx, claim.lease_id, claim, text)):
             self._lease.held.pop(claim)

@@ -67,6 +67,7 @@ def show_job(job: Job) -> JobBody:
             "outcome": _find_outcome(job),
             "retry_of": show_id(JOB, job.origin_id) if job.origin_id else None,
             "retried_as": show_id(JOB, job.retry_id) if job.retry_id else None,
+            "trace_id": job.trace_id,
             "metadata": job.metadata,
             "timings": job.timings,
             "cached": job.cached,

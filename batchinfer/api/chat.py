@@ -11,6 +11,7 @@ from batchinfer.api.bodies import reply
 from batchinfer.api.chat_requests import CHAT, COMPLETED
 from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.patience import find_presence, read_patience_s, take_place
+from batchinfer.api.requests import mention_job
 from batchinfer.api.state import current
 from batchinfer.api.streams import stream_chat
 from batchinfer.api.submission import read_json
@@ -45,6 +46,7 @@ def create_chat_completion() -> Response:
         return stream_chat(chat, idempotency, state.context.settings.max_answer_s)
     with take_place():
         job, replayed = answers.submit(state.context, caller(), chat.job, idempotency)
+        mention_job(job.id)
         job = answers.wait_for_answer(state.context, caller(), job.id, read_patience_s(), find_presence())
     response = reply(show_completion(job))
     if replayed:

@@ -69,6 +69,7 @@ def get_timeline(path: JobPath) -> Response:
     return reply(
         TimelineBody(
             job_id=show_id(JOB, job_id),
+            trace_id=timeline.trace_id,
             total_s=round(timeline.total_s, 6),
             stages={stage: round(seconds, 6) for stage, seconds in timeline.stages.items()},
             spans=[_show_span(span) for span in timeline.spans],

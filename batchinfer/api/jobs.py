@@ -12,6 +12,7 @@ from batchinfer.api.idempotency import check_key, hash_body, read_idempotency
 from batchinfer.api.lists import read_cursor, read_pairs, read_time, show_page
 from batchinfer.api.openapi import KEY, SUBMISSION, SUBMITTED, UNCHANGED, refusals
 from batchinfer.api.queries import JobPath, JobsQuery, WaitQuery
+from batchinfer.api.requests import mention_job
 from batchinfer.api.schemas import AttemptList, DeletedJob, DocumentBody, JobBody, JobList
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_submission
@@ -48,6 +49,7 @@ def submit_job() -> Response:
         body, where = show_document(made), "documents.get_document"
         location = url_for(where, document_id=body.id)
     else:
+        mention_job(made.id)
         body, where = show_job(made), "jobs.get_job"
         location = url_for(where, job_id=body.id)
     response = reply(body, 202)
@@ -118,6 +120,7 @@ def retry_job(path: JobPath) -> Response:
     job_id = parse_id(JOB, path.job_id)
     idempotency = read_idempotency("/v1/jobs/{id}/retry", hash_body(job_id.bytes))
     job, replayed = repeats.retry_job(current().context, caller(), job_id, idempotency)
+    mention_job(job.id)
     body = show_job(job)
     response = reply(body, 202)
     response.headers["Location"] = url_for("jobs.get_job", job_id=body.id)

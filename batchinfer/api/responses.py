@@ -13,6 +13,7 @@ from batchinfer.api.chat_schemas import ResponseBody
 from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.patience import find_presence, read_patience_s, take_place
 from batchinfer.api.queries import ResponsePath
+from batchinfer.api.requests import mention_job
 from batchinfer.api.state import current
 from batchinfer.api.submission import read_json
 from batchinfer.domain.ids import RESPONSE, parse_id
@@ -42,9 +43,11 @@ def create_response() -> Response:
     asked = parse_response(body, state.limits)
     if asked.background:
         job, replayed = answers.submit(state.context, caller(), asked.job, idempotency)
+        mention_job(job.id)
     else:
         with take_place():
             job, replayed = answers.submit(state.context, caller(), asked.job, idempotency)
+            mention_job(job.id)
             job = answers.wait_for_answer(state.context, caller(), job.id, read_patience_s(), find_presence())
     response = reply(show_response(job))
     if replayed:

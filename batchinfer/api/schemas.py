@@ -83,6 +83,7 @@ class JobBody(BaseModel):
     #: The job that it repeats, and the newest that repeats it.
     retry_of: str | None
     retried_as: str | None
+    trace_id: str | None = Field(description="Its trace (W3C Trace Context), by which logs and traces are found.")
     metadata: dict[str, str]
     #: Seconds, by stage, of the try that succeeded.
     timings: dict[str, float] | None
@@ -129,6 +130,7 @@ class TimelineBody(BaseModel):
 
     object: Literal["timeline"] = "timeline"
     job_id: str
+    trace_id: str | None
     total_s: float
     stages: dict[str, float]
     spans: list[SpanBody]

@@ -16,6 +16,7 @@ from flask.json import dumps
 from batchinfer.api.answers import show_chunk, show_last_chunks
 from batchinfer.api.auth import caller
 from batchinfer.api.patience import take_place
+from batchinfer.api.requests import mention_job
 from batchinfer.api.state import current
 from batchinfer.errors import BatchinferError, Internal
 from batchinfer.observe.logs import get_logger
@@ -41,6 +42,7 @@ def stream_chat(chat: ChatRequest, idempotency: Idempotency | None, wait_s: floa
         stack.enter_context(take_place())
         request, ear = stack.enter_context(answers.listening(context, chat.job))
         job, replayed = answers.submit(context, who, request, idempotency)
+        mention_job(job.id)
         pieces = answers.follow_answer(context, who, job.id, wait_s, ear)
         events = _write_events(job, pieces, include_usage=chat.include_usage, request_id=g.request_id)
         first = next(events)  # what fails before it is answered with a status

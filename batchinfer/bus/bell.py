@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from batchinfer.bus.breaker import Breaker
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from redis import Redis
 
@@ -33,6 +33,8 @@ class DoneBell:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self.breaker = Breaker()
+        #: Told of the same ids in this process.
+        self.on_ring: Callable[[Collection[UUID]], None] | None = None
         self._waiting: dict[UUID, set[threading.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -41,6 +43,8 @@ class DoneBell:
 
     def ring(self, ids: Collection[UUID]) -> None:
         """Say that jobs have ended. Never raises."""
+        if ids and self.on_ring is not None:
+            self.on_ring(ids)
         if not ids or not self.breaker.try_enter():
             return
         digits = [value.hex for value in ids]

@@ -17,6 +17,7 @@ from batchinfer.cli.files import files
 from batchinfer.cli.installation import demo, host, migrate, settings, up
 from batchinfer.cli.jobs import jobs
 from batchinfer.cli.keys import audit, keys
+from batchinfer.cli.logs import logs
 from batchinfer.cli.models import models
 from batchinfer.cli.output import DONE, FAILED, INTERRUPTED, MISUSED, err
 from batchinfer.cli.plan import plan
@@ -40,7 +41,7 @@ def cli() -> None:
 
 for _command in (
     up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
-    schedules, templates, goldens, workers, doctor, tenants, make_backup, restore_backup,
+    schedules, templates, goldens, workers, doctor, logs, tenants, make_backup, restore_backup,
 ):  # fmt: skip
     cli.add_command(_command)
 for _command in (compare_models, warm_model):

@@ -147,3 +147,5 @@ class Job:
     #: The job that it repeats, and the newest job that repeats it.
     origin_id: UUID | None = None
     retry_id: UUID | None = None
+    #: 32 hexadecimal digits; None for one that was stored before traces were.
+    trace_id: str | None = None

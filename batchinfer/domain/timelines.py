@@ -39,6 +39,7 @@ class Timeline:
     spans: list[Span]
     stages: dict[str, float]
     total_s: float
+    trace_id: str | None = None
 
 
 def build_timeline(
@@ -48,6 +49,7 @@ def build_timeline(
     ended_at: datetime | None,
     now: datetime,
     held: tuple[str, datetime] | None = None,
+    trace_id: str | None = None,
 ) -> Timeline:
     """Lay the ended tries of a job out between its submission and its end.
 
@@ -71,7 +73,7 @@ def build_timeline(
     else:
         spans.append(Span("waiting", reached, None, {"waiting": (last - reached).total_seconds()}))
     stages = {stage: sum(span.stages.get(stage, 0.0) for span in spans) for stage in STAGES}
-    return Timeline(spans, stages, (last - created_at).total_seconds())
+    return Timeline(spans, stages, (last - created_at).total_seconds(), trace_id)
 
 
 def _wait(since: datetime, until: datetime) -> list[Span]:

@@ -6,6 +6,7 @@ Never in a log: prompts, pictures, answers, keys. `bind` takes ids and names; a 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 #: Fields whose values never reach a line, whoever logs them.
 SECRET = frozenset({"authorization", "token", "api_key", "password", "secret", "prompt", "messages", "text"})
+#: What Postgres and SQLAlchemy add to an error: whole rows and values, prompts among them.
+_DETAIL = re.compile(
+    r"\n(?:DETAIL:|\[parameters:).*?"
+    r"(?=\n(?:HINT:|CONTEXT:|\[SQL:|\(Background on|Traceback |The above |During )|\Z)",
+    re.DOTALL,
+)
 #: Libraries that tell more than a reader of our lines wants at INFO.
 _LOUD = ("httpx", "httpcore", "urllib3", "PIL", "alembic.runtime.migration")
 
@@ -80,7 +87,7 @@ def _renderers(stream: TextIO) -> list[Processor]:
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if stream.isatty():
         return [drop, structlog.dev.ConsoleRenderer()]
-    return [drop, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    return [drop, structlog.processors.format_exc_info, _hide_details, structlog.processors.JSONRenderer(default=str)]
 
 
 def _add_role(role: str) -> Processor:
@@ -89,6 +96,12 @@ def _add_role(role: str) -> Processor:
         return event
 
     return add
+
+
+def _hide_details(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if isinstance(trouble := event.get("exception"), str):
+        event["exception"] = _DETAIL.sub("\n(values are left out)", trouble)
+    return event
 
 
 def _hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -14,14 +14,17 @@ from batchinfer.bus.control import Control
 from batchinfer.bus.rates import RateMeter
 from batchinfer.bus.tokens import TokenListener
 from batchinfer.domain.keys import SCOPES
-from batchinfer.errors import Forbidden
+from batchinfer.errors import Forbidden, SettingsError
 from batchinfer.media.blobs import BlobStore
 from batchinfer.media.outward import Door
+from batchinfer.observe.spans import open_exporter
+from batchinfer.services.tracing import Tracer
 from batchinfer.store.session import Database
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from batchinfer.observe.spans import SpanExporter
     from batchinfer.settings import Settings
 
 __all__ = ["SCOPES", "Caller", "Context", "Idempotency", "Page", "open_context"]
@@ -43,9 +46,13 @@ class Context:
     redis: Redis
     #: The one way out to hosts that users name.
     door: Door = field(default_factory=Door)
+    #: Where the setting otlp_endpoint names a collector.
+    tracer: Tracer | None = None
 
     def close(self) -> None:
         """Let go of all connections and threads. Safe to call twice."""
+        if self.tracer is not None:
+            self.tracer.close()
         self.bell.close()
         self.tokens.close()
         self.announcer.close()
@@ -105,18 +112,34 @@ def open_context(settings: Settings, *, name: str = "batchinfer", pool_size: int
     """Open all parts; nothing connects before it is used.
 
     `name` shows in Postgres as the application's name; `pool_size` defaults to one connection a web thread and four.
-    Raises SettingsError where an address is missing.
+    Raises SettingsError where an address is missing, or the extra for otlp_endpoint.
     """
     celery = make_celery(settings, name)
     redis = open_redis(settings)
+    db = Database(settings.require_database_url(), pool_size=pool_size or settings.web_threads + 4, application=name)
+    bell, tracer = DoneBell(redis), None
+    if settings.otlp_endpoint:
+        tracer = Tracer(db, _open_exporter(settings, name), settings.trace_ratio)
+        bell.on_ring = tracer.note_ended
     return Context(
         settings=settings,
-        db=Database(settings.require_database_url(), pool_size=pool_size or settings.web_threads + 4, application=name),
+        db=db,
         blobs=BlobStore(settings.blobs_dir),
         announcer=Announcer(celery, redis),
-        bell=DoneBell(redis),
+        bell=bell,
+        tracer=tracer,
         control=Control(celery, redis),
         tokens=TokenListener(redis),
         rates=RateMeter(redis),
         redis=redis,
     )
+
+
+def _open_exporter(settings: Settings, name: str) -> SpanExporter:
+    try:
+        return open_exporter(settings.otlp_endpoint, name)
+    except ImportError:
+        raise SettingsError(
+            "BATCHINFER_OTLP_ENDPOINT needs OpenTelemetry: install it with `pip install 'batchinfer-vlm[otlp]'`, "
+            "or unset it."
+        ) from None

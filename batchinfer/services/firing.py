@@ -20,6 +20,7 @@ from batchinfer.domain.schedules import Schedule, make_run_spec
 from batchinfer.domain.timing import Due, Overlap, choose_due, delay_start, find_next
 from batchinfer.errors import BadRequest, BatchinferError, Conflict
 from batchinfer.observe.logs import get_logger
+from batchinfer.observe.traces import current_trace, following, new_trace
 from batchinfer.services import batch_controls, runs
 from batchinfer.services.context import Caller
 from batchinfer.services.quotas import admit
@@ -169,7 +170,8 @@ def _begin(ctx: Context, tx: Transaction, schedule: Schedule, run: Run) -> bool:
         return False
     admit(ctx, tx, run.tenant_id, 1)
     schedule_store.note_error(tx, schedule.id, None)
-    return runs.begin(tx, run, spec)
+    with following(current_trace() or new_trace(ctx.settings.keep_ratio)):
+        return runs.begin(tx, run, spec)
 
 
 def _yield(tx: Transaction, schedule: Schedule, run: Run) -> None:

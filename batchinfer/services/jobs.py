@@ -254,7 +254,7 @@ def read_timeline(ctx: Context, caller: Caller, job_id: UUID) -> Timeline:
         job = require_job(store.find_job(tx, caller.tenant_id, job_id))
         tries = store.list_attempts(tx, job_id)
         now = read_now(tx)
-    return build_timeline(job.created_at, tries, ended_at=job.finished_at, now=now, held=held)
+    return build_timeline(job.created_at, tries, ended_at=job.finished_at, now=now, held=held, trace_id=job.trace_id)
 
 
 def read_result(ctx: Context, caller: Caller, job_id: UUID) -> Job:

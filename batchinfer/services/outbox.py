@@ -41,7 +41,7 @@ def _write_log_line(_ctx: Context, delivery: Delivery) -> dict[str, float] | Non
         "delivered",
         event_id=str(delivery.id),
         subject=delivery.subject,
-        subject_id=str(delivery.subject_id),
+        subject_id=delivery.subject_id.hex,
         payload=delivery.payload,
     )
     return None

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 
 from batchinfer import __version__
 from batchinfer.domain.addresses import parse_web_url
+from batchinfer.domain.spans import find_job_span
 from batchinfer.domain.webhooks import encode_event, find_reach, list_secrets, sign_event
 from batchinfer.errors import BadRequest, Failure
 from batchinfer.media.outward import OutwardError
 from batchinfer.observe.clock import Stopwatch, utc_now
 from batchinfer.observe.logs import get_logger
+from batchinfer.observe.spans import EndedSpan, Fact
+from batchinfer.observe.traces import decode_trace, derive_span_id
 from batchinfer.store import webhooks as store
 from batchinfer.store.events import Event, record
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from batchinfer.domain.webhooks import Endpoint
     from batchinfer.services.context import Context
     from batchinfer.store.outbox import Delivery
@@ -66,9 +71,13 @@ def send_event(ctx: Context, delivery: Delivery) -> dict[str, float]:
     test = delivery.subject == TEST
     if endpoint.held and not test:
         raise Postponed
+    begun_at = utc_now()
     try:
-        return _post(ctx, endpoint, delivery)
+        timings = _post(ctx, endpoint, delivery)
+        _tell_span(ctx, delivery, begun_at, None)
+        return timings
     except _Failed as failed:
+        _tell_span(ctx, delivery, begun_at, failed.code)
         error = NotTaken if failed.status != _GONE and not test else RefusedForGood
         raised = error(failed.message, code=failed.code, timings=failed.timings)
         if not test:
@@ -100,6 +109,8 @@ def _post(ctx: Context, endpoint: Endpoint, delivery: Delivery) -> dict[str, flo
         body, event_id=delivery.payload["id"], timestamp=int(now.timestamp()), secrets_=list_secrets(endpoint, now)
     )
     headers = {"Content-Type": "application/json", "User-Agent": f"batchinfer/{__version__}", **signature}
+    if trace := decode_trace(delivery.trace):
+        headers |= trace.under(_find_span(delivery)).headers
     try:
         reach = find_reach(ctx.settings)
         url = parse_web_url(endpoint.url, reach, param="url")  # what the operator permits may have changed since
@@ -125,6 +136,24 @@ def _post(ctx: Context, endpoint: Endpoint, delivery: Delivery) -> dict[str, flo
         pause_s = _read_pause_s(status, said)
         raise _Failed(sentence, watch.elapsed_s, code="webhook_status", status=status, pause_s=pause_s)
     return {"status": float(status), "seconds": watch.elapsed_s}
+
+
+def _find_span(delivery: Delivery) -> str:
+    return derive_span_id("delivery", delivery.id.hex, delivery.attempts)
+
+
+def _tell_span(ctx: Context, delivery: Delivery, begun_at: datetime, code: str | None) -> None:
+    trace = decode_trace(delivery.trace)
+    if ctx.tracer is None or trace is None:
+        return
+    parent = trace.under(find_job_span(delivery.subject_id)) if delivery.subject == "job" else trace
+    facts: dict[str, Fact] = {
+        "batchinfer.event_type": str(delivery.payload.get("type")),
+        "batchinfer.attempt": delivery.attempts,
+    }
+    ctx.tracer.note_span(
+        EndedSpan("deliver", parent, _find_span(delivery), begun_at, utc_now(), facts, code, kind="client")
+    )
 
 
 def _read_pause_s(status: int, headers: dict[str, str]) -> float:

@@ -6,7 +6,7 @@ the outcome is unknown; call again with the same values: what had already landed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain import quality
@@ -201,7 +201,12 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         of_batches = [claim.subject_id for claim in claims if claim.kind in (READ, EXPORT, LIST)]
         there = batches.load_batches(tx, of_batches) if of_batches else {}
         blobs = climbing.load_documents(
-            tx, [prompts[claim.subject_id] for claim in claims if claim.kind == PREPARE and claim.subject_id in prompts]
+            tx,
+            [
+                prompts[claim.subject_id].prompt
+                for claim in claims
+                if claim.kind == PREPARE and claim.subject_id in prompts
+            ],
         )
         yielded = _count_yields(tx, claims)
         # What these are about is looked at when they are done; where it is gone, nothing is left to do.
@@ -213,7 +218,13 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
             endings.fail(tx, lease_id=gone.lease_id, endings=[_gone(gone)], tally=tally)
         tally.add(tx)
     holding.hold_back(ctx, tally.stopped)
-    left = [claim for claim in claims if claim not in missing]
+    kept = {
+        **{key: asked.trace for key, asked in prompts.items()},
+        **{key: document.trace for key, document in renderings.items()},
+        **{key: delivery.trace for key, delivery in deliveries.items()},
+        **{key: held.trace for key, held in there.items()},
+    }
+    left = [replace(claim, trace=kept.get(claim.subject_id)) for claim in claims if claim not in missing]
     return [
         _rendering(ctx, claim, renderings[claim.subject_id])
         if claim.kind == RENDER
@@ -221,7 +232,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         if claim.kind == DELIVER
         else Work(claim, {}, ())
         if claim.kind not in (INFER, PREPARE)
-        else _prompting(ctx, claim, prompts[claim.subject_id], blobs, yielded.get(claim.subject_id, 0))
+        else _prompting(ctx, claim, prompts[claim.subject_id].prompt, blobs, yielded.get(claim.subject_id, 0))
         for claim in left
     ]
 
@@ -352,7 +363,8 @@ def mark_prepared(ctx: Context, lease_id: UUID, claim: Claim, images: Sequence[d
         fetched = [image for image in images if "url" in image]
         made = [(one["sha256"], one.get("media_type", "")) for one in (*fetched, *(i["normal"] for i in images))]
         record_made(ctx, tx, claim.tenant_id, made)
-        prompt = {**jobs.load_prompts(tx, [claim.id]).get(claim.id, {}), "images": list(images)}
+        asked = jobs.load_prompts(tx, [claim.id]).get(claim.id)
+        prompt = {**(asked.prompt if asked else {}), "images": list(images)}
         answered = reusing.take_answer(tx, lease_id, claim, prompt, tally)
         key = reusing.find_key(claim.model, prompt)
         ready = (

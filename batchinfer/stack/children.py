@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: A log larger than this is set aside (`.1`, replacing the one before) when its process is started anew.
-LOG_CAP_BYTES = 16 * 2**20
 #: Words of the servers' logs that have a remedy.
 KNOWN_ENDS = {
     b"No space left on device": "the disk is full, free some space",
@@ -136,9 +134,6 @@ def _open_log(log: Path | None) -> int:
     if log is None:
         return os.open(os.devnull, os.O_WRONLY)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        if log.stat().st_size > LOG_CAP_BYTES:
-            log.replace(log.with_name(log.name + ".1"))
     return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 

@@ -18,7 +18,8 @@ except SettingsError as error:
 worker_class = "gthread"
 workers = 1
 threads = _settings.web_threads
-loglevel = _settings.log_level.lower()
+#: At DEBUG it writes the path of each request, with whatever a user put there.
+loglevel = "info" if _settings.log_level == "DEBUG" else _settings.log_level.lower()
 #: Longer than the longest `?wait=` of a poll.
 graceful_timeout = int(_settings.max_wait_s) + 5
 timeout = 60

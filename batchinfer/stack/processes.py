@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchinfer.stack.children import Child, Program, start_child
 from batchinfer.stack.keeper import Keeper
 from batchinfer.stack.keeper_link import Ending
+from batchinfer.stack.rotation import LogRotation
 from batchinfer.stack.supervisor import Place, Supervisor
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Processes:
     ) -> None:
         self._ctx, self._say = ctx, say
         self.supervisor = Supervisor(on_end=self._note_end, on_start=lambda: publish(self.supervisor.pids()))
+        self._logs = LogRotation(ctx.settings.logs_dir)
         self.keeper = Keeper(ctx, self.supervisor, devices, say)
 
     def add(self, program: Program) -> None:
@@ -43,6 +45,7 @@ class Processes:
         """Wait for a signal, at most so long, and see what ended and what is wanted. Raises Stopped, StartError."""
         signals.wait(timeout_s)
         self.supervisor.look()
+        self._logs.look()
         self.keeper.step()
 
     def close(self, hurry: Callable[[], bool]) -> None:

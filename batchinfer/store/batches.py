@@ -6,7 +6,7 @@ rise in the transaction that ends the lines; the one that ends the last line als
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -14,6 +14,7 @@ from sqlalchemy import text
 from batchinfer.domain.batches import Batch, BatchState, Counts
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.runs import DOCUMENTS
+from batchinfer.observe.traces import encode_current, new_trace
 from batchinfer.store.claims import EXPORT, LIST, READ
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.horizons import with_horizons
@@ -47,9 +48,9 @@ _PLAIN = (
 _COUNTS = ("total", "completed", "failed", "expired", "cancelled")
 _INSERT = text("""
     INSERT INTO batches (id, tenant_id, class, endpoint, completion_window, input_file_id, parent_id, metadata, options,
-        key_id, expires_at, schema_version)
+        key_id, trace, expires_at, schema_version)
     VALUES (:id, :tenant_id, :job_class, :endpoint, :completion_window, :input_file_id, :parent_id, :metadata,
-        :options, :key_id, now() + CAST(:window AS interval), :version)
+        :options, :key_id, :trace, now() + CAST(:window AS interval), :version)
 """)
 _FIND = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id")
 _LOCK = text("SELECT * FROM batches WHERE id = :id AND tenant_id = :tenant_id FOR UPDATE")
@@ -80,6 +81,8 @@ class NewBatch:
     parent_id: UUID | None = None
     #: Whose usage its lines are.
     key_id: UUID | None = None
+    #: That its lines belong to; a run that no request asked for begins one.
+    trace: str = field(default_factory=lambda: encode_current() or new_trace().encode())
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Held:
     options: dict[str, Any]
     lines_read: int
     key_id: UUID | None = None
+    trace: str | None = None
 
 
 def insert_batch(tx: Transaction, batch: NewBatch) -> None:
@@ -349,4 +353,4 @@ def _as_held(row: Row[Any]) -> Held:
         merged=row.options.get("merged", 0),
         times={name: getattr(row, name) for name in _TIMES if getattr(row, name) is not None},
     )
-    return Held(batch, batch.job_class, row.options, row.lines_read, row.key_id)
+    return Held(batch, batch.job_class, row.options, row.lines_read, row.key_id, row.trace)

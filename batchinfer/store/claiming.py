@@ -20,7 +20,8 @@ from batchinfer.store.turns import RANKS
 #: different ones.
 _LEAST_SPARE = 16
 #: A row comes as the fields of a Claim and then those of a Taken, in their order.
-CLAIM_FIELDS = tuple(field.name for field in fields(Claim))
+#: All but the trace, which comes with what the claim is about.
+CLAIM_FIELDS = tuple(field.name for field in fields(Claim) if field.name != "trace")
 
 _ANY_MODEL = """
     routes AS (

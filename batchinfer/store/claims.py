@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from batchinfer.domain.ids import JOB, show_id
 from batchinfer.domain.retries import RetryClass
+from batchinfer.observe.traces import read_trace_id
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -50,6 +52,15 @@ class Claim:
     leased_at: datetime | None = None
     #: Lost workers of which this row may have been the cause; from the first on it runs apart.
     suspected: int = 0
+    #: That of the job, document, batch or delivery, once it was loaded; as `observe.traces` encodes it.
+    trace: str | None = field(default=None, compare=False)
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """What every line of a log about it names."""
+        job_id = {"job_id": show_id(JOB, self.subject_id)} if self.kind in (INFER, PREPARE) else {}
+        subject = job_id or {"subject_id": self.subject_id.hex}
+        return {"kind": self.kind, **subject, "attempt": self.attempt, "trace_id": read_trace_id(self.trace)}
 
     def age_s(self) -> float:
         """Seconds since it was claimed: this host's clock against the database's, for people to read."""

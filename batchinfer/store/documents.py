@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from batchinfer.domain.documents import CANCELLED_CODE, Document, derive_state
 from batchinfer.domain.jobs import TERMINAL, JobClass, JobState
+from batchinfer.observe.traces import encode_current
 from batchinfer.store.clean import as_jsonb
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class NewDocument:
     expires_at: datetime | None = None
     #: Whose usage its pages are.
     key_id: UUID | None = None
+    #: That its pages belong to.
+    trace: str | None = field(default_factory=encode_current)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Rendering:
     error: dict[str, Any] | None
     expires_at: datetime | None
     key_id: UUID | None = None
+    trace: str | None = None
     #: Of a run: as it was listed, how far it is, and where its lines begin.
     run: RunPart | None = None
     stage: str | None = None
@@ -91,9 +95,9 @@ class Rendering:
 
 _INSERT = text("""
     INSERT INTO documents (id, tenant_id, model, class, filename, media_type, blob, prompt, metadata, expires_at,
-        key_id)
+        key_id, trace)
     VALUES (:id, :tenant_id, :model, :job_class, :filename, :media_type, :blob, :prompt, :metadata, :expires_at,
-        :key_id)
+        :key_id, :trace)
 """)
 
 
@@ -102,7 +106,7 @@ def insert_document(tx: Transaction, document: NewDocument) -> None:
     values = {name: getattr(document, name) for name in ("id", "tenant_id", "model", "filename", "media_type", "blob")}
     prompt, metadata = as_jsonb(document.prompt), as_jsonb(document.metadata)
     more: dict[str, Any] = {"job_class": document.job_class.value, "prompt": prompt, "metadata": metadata}
-    more |= {"expires_at": document.expires_at, "key_id": document.key_id}
+    more |= {"expires_at": document.expires_at, "key_id": document.key_id, "trace": document.trace}
     tx.execute(_INSERT, {**values, **more})
 
 
@@ -197,6 +201,7 @@ _OF_RUN = ("id", "spec", "recipe", "name", "at", "schedule_id", "status", "pause
 _RENDERINGS = f"""
     SELECT {", ".join(f"d.{name}" for name in _OWN)}, coalesce(b.class, d.class) AS job_class,
            coalesce(d.expires_at, b.expires_at) AS expires_at, coalesce(d.key_id, r.key_id) AS key_id,
+           coalesce(d.trace, b.trace) AS trace,
            r.id AS run_id, r.spec AS run_spec, r.recipe AS run_recipe, r.name AS run_name,
            coalesce(r.instant, r.created_at) AS run_at, r.schedule_id AS run_schedule_id, b.status AS run_status,
            b.paused_at IS NOT NULL AS run_paused, b.expires_at AS run_expires_at
@@ -250,5 +255,5 @@ def mark_document(tx: Transaction, tenant_id: UUID, document_id: UUID, error: di
 
 def _as_rendering(row: Row[Any]) -> Rendering:
     run = RunPart(**{name: getattr(row, f"run_{name}") for name in _OF_RUN}) if row.run_id is not None else None
-    own = {name: getattr(row, name) for name in (*_OWN, "expires_at", "key_id")}
+    own = {name: getattr(row, name) for name in (*_OWN, "expires_at", "key_id", "trace")}
     return Rendering(**own, job_class=JobClass(row.job_class), run=run)

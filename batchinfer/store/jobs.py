@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import TextClause, text
 
 from batchinfer.domain.jobs import TERMINAL, Attempt, Job, JobClass, JobState
+from batchinfer.observe.traces import encode_current, read_trace_id
 from batchinfer.store.changes import name_waiting, tell_jobs
 from batchinfer.store.clean import as_jsonb, clean_text
 from batchinfer.store.endings import TRIES
@@ -51,16 +52,19 @@ class NewJob:
     schedule_id: UUID | None = None
     #: The job that it repeats.
     origin_id: UUID | None = None
+    #: That of the request, or of the piece of work, that makes it.
+    trace: str | None = field(default_factory=encode_current)
 
 
 _INSERT = text("""
     INSERT INTO jobs (id, tenant_id, model, class, prompt, metadata, expires_at, document_id, page, batch_id, line,
-        custom_id, reuse_key, key_id, schedule_id, origin_id, schema_version)
+        custom_id, reuse_key, key_id, schedule_id, origin_id, trace, schema_version)
     SELECT *, :version FROM unnest(CAST(:ids AS uuid[]), CAST(:tenants AS uuid[]), CAST(:models AS text[]),
         CAST(:classes AS text[]), CAST(:prompts AS jsonb[]), CAST(:metadata AS jsonb[]),
         CAST(:expiries AS timestamptz[]), CAST(:documents AS uuid[]), CAST(:pages AS int[]),
         CAST(:batches AS uuid[]), CAST(:lines AS int[]), CAST(:custom_ids AS text[]), CAST(:reuse_keys AS text[]),
-        CAST(:keys AS uuid[]), CAST(:schedules AS uuid[]), CAST(:origins AS uuid[]))
+        CAST(:keys AS uuid[]), CAST(:schedules AS uuid[]), CAST(:origins AS uuid[]),
+        CAST(:traces AS text[]))
 """)
 
 
@@ -87,6 +91,7 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
             "keys": [job.key_id for job in jobs],
             "schedules": [job.schedule_id for job in jobs],
             "origins": [job.origin_id for job in jobs],
+            "traces": [job.trace for job in jobs],
             "version": SCHEMA_VERSION,
         },
     )
@@ -102,7 +107,7 @@ _COLUMNS = f"""
     j.id, j.tenant_id, {STATE} AS state, j.model, j.class AS job_class, j.prompt, j.created_at,
     CASE WHEN q.id IS NULL THEN j.started_at WHEN q.kind = 'infer' THEN q.leased_at END AS started_at,
     j.finished_at, j.attempts + coalesce({TRIES}, 0) AS attempts, j.crashes + coalesce(q.crashes, 0) AS crashes,
-    j.expires_at, j.document_id, j.page, j.error, j.metadata, j.origin_id, j.retry_id,
+    j.expires_at, j.document_id, j.page, j.error, j.metadata, j.origin_id, j.retry_id, j.trace,
     r.job_id IS NOT NULL AS has_result, r.text, r.finish_reason, r.model AS made_by, r.revision, r.engine, r.versions,
     r.logprobs, r.usage, r.timings, r.reused_from"""
 _SOURCE = """jobs j LEFT JOIN queue q ON q.id = j.id LEFT JOIN results r ON r.job_id = j.id"""
@@ -241,12 +246,19 @@ def find_held(tx: Transaction, job_id: UUID) -> tuple[str, datetime] | None:
     return (row.kind, row.leased_at) if row else None
 
 
-_PROMPTS = text("SELECT id, prompt FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND final_state IS NULL")
+class Asked(NamedTuple):
+    """What a job asks, and the trace that it belongs to."""
+
+    prompt: dict[str, Any]
+    trace: str | None
 
 
-def load_prompts(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+_PROMPTS = text("SELECT id, prompt, trace FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND final_state IS NULL")
+
+
+def load_prompts(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, Asked]:
     """The prompts of jobs that have not ended; others are missing from the answer."""
-    return {row.id: row.prompt for row in tx.execute(_PROMPTS, {"ids": list(ids)})}
+    return {row.id: Asked(row.prompt, row.trace) for row in tx.execute(_PROMPTS, {"ids": list(ids)})}
 
 
 _RELEASE = text("""
@@ -298,5 +310,5 @@ def _as_job(row: Row[Any]) -> Job:
         finished_at=row.finished_at, attempts=row.attempts, crashes=row.crashes, expires_at=row.expires_at,
         document_id=row.document_id, page=row.page, result=result, usage=row.usage, error=row.error,
         metadata=row.metadata, timings=row.timings, cached=row.reused_from is not None,
-        origin_id=row.origin_id, retry_id=row.retry_id,
+        origin_id=row.origin_id, retry_id=row.retry_id, trace_id=read_trace_id(row.trace),
     )  # fmt: skip

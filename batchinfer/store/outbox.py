@@ -47,6 +47,8 @@ class Delivery:
     endpoint_id: UUID | None = None
     #: While it waits: when it is tried next.
     next_at: datetime | None = None
+    #: Of what it tells of, where that is a job or a batch.
+    trace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ _COLUMNS = """
     o.attempts + coalesce(q.attempt - q.crashes - q.released, 0) AS attempts, o.error, o.finished_at, o.endpoint_id,
     CASE q.state WHEN 'queued' THEN q.available_at END AS next_at"""
 _LOAD = text(f"""
-    SELECT {_COLUMNS} FROM outbox o LEFT JOIN queue q ON q.id = o.id
+    SELECT {_COLUMNS}, CASE o.subject WHEN 'job' THEN (SELECT trace FROM jobs WHERE id = o.subject_id)
+        WHEN 'batch' THEN (SELECT trace FROM batches WHERE id = o.subject_id)
+        WHEN 'run' THEN (SELECT trace FROM batches WHERE id = o.subject_id) END AS trace
+    FROM outbox o LEFT JOIN queue q ON q.id = o.id
     WHERE o.id = ANY (CAST(:ids AS uuid[])) AND o.final_state IS NULL
 """)  # noqa: S608 - made of constants
 _LIST = text(f"""

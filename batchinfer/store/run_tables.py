@@ -12,6 +12,8 @@ documents = Table(
     Column("id", Uuid, primary_key=True),
     tenant_column(), version_column(), class_column(),
     Column("model", Text, nullable=False), Column("key_id", Uuid), Column("schedule_id", Uuid),
+    #: NULL for a document of a run: its batch has it.
+    Column("trace", Text),
     Column("filename", Text), Column("media_type", Text, nullable=False),
     #: SHA-256 of the file; NULL until a document of a run was read for the first time.
     Column("blob", Text),

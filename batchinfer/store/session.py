@@ -46,6 +46,7 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
+            hide_parameters=True,  # a prompt in an error would be a prompt in a log
             connect_args={
                 "application_name": application[:63],
                 "connect_timeout": CONNECT_TIMEOUT_S,

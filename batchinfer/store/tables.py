@@ -91,6 +91,8 @@ jobs = Table(
     Column("key_id", Uuid), Column("schedule_id", Uuid),
     #: The job that it repeats, and the newest job that repeats it.
     Column("origin_id", Uuid), Column("retry_id", Uuid),
+    #: The trace that it belongs to, as `observe.traces` encodes it.
+    Column("trace", Text),
     Column("prompt", JSONB, nullable=False),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     #: NULL while a queue row says where the job is; set once, in the transaction that removes that row.
@@ -310,7 +312,7 @@ batches = Table(
     Column("status", Text, nullable=False, server_default="validating"),
     Column("endpoint", Text, nullable=False),
     Column("completion_window", Text, nullable=False),
-    Column("model", Text), Column("key_id", Uuid),
+    Column("model", Text), Column("key_id", Uuid), Column("trace", Text),
     #: NULL for a batch of documents: a run says where they are.
     Column("input_file_id", Uuid),
     Column("output_file_id", Uuid), Column("error_file_id", Uuid), Column("parent_id", Uuid),

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from batchinfer.stack.children import LAUNCHER
 
-#: TEST-NET-2 (RFC 5737): addresses that nobody has.
-_NETWORK = "198.51.100."
+#: TEST-NET-2, 3 and 1 (RFC 5737): addresses that nobody has.
+_NETWORKS = ("198.51.100.", "203.0.113.", "192.0.2.")
 
 
 def _run(*command: str) -> str:
@@ -43,12 +43,16 @@ def find_reason_against_networks() -> str | None:
 
 
 class Island:
-    """A namespace whose processes reach `host` and nothing else. Processes are started in it with `prefix`."""
+    """A namespace whose processes reach `host` and nothing else. Processes are started in it with `prefix`.
 
-    def __init__(self) -> None:
-        first = os.getpid() % 63 * 4
-        self.host, self._guest = f"{_NETWORK}{first + 1}", f"{_NETWORK}{first + 2}"
-        self._near, self._far = f"ch{os.getpid() % 100000}n", f"ch{os.getpid() % 100000}f"
+    Of several at once, each has a `number` of its own, from 0 to 2.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        first, network = os.getpid() % 63 * 4, _NETWORKS[number]
+        self.host, self._guest = f"{network}{first + 1}", f"{network}{first + 2}"
+        name = f"ch{os.getpid() % 100000}"
+        self._near, self._far = f"{name}n{number}", f"{name}f{number}"
 
     def __enter__(self) -> Self:
         # Somebody must be in a namespace for it to be. He ends with us, and the cable with him.

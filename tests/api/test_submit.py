@@ -21,7 +21,7 @@ PDF = b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\ntrailer\n<<>>\n%%EOF\n"
 JOB_FIELDS = {
     "id", "object", "status", "model", "created_at", "started_at", "finished_at", "attempts", "crashes",
     "result", "usage", "error", "document_id", "page", "outcome", "metadata", "timings", "cached",
-    "retry_of", "retried_as",
+    "retry_of", "retried_as", "trace_id",
 }  # fmt: skip
 
 

@@ -66,6 +66,18 @@ def test_an_exception_is_one_line(stream: io.StringIO) -> None:
     assert "ValueError: invalid literal" in str(line["exception"])
 
 
+def test_values_of_a_database_error_are_left_out(stream: io.StringIO) -> None:
+    said = (
+        "null value in column\nDETAIL:  Failing row contains (1, my private\nprompt).\nHINT:  none\n"
+        "[SQL: INSERT]\n[parameters: {'prompt': 'my private'}]\n(Background on this error at: x)"
+    )
+    get_logger().error("failed", exc_info=RuntimeError(said))
+    (line,) = read(stream)
+    assert "private" not in stream.getvalue()
+    for kept in ("null value in column", "HINT:  none", "[SQL: INSERT]", "(Background"):
+        assert kept in str(line["exception"])
+
+
 @pytest.mark.parametrize("name", ["prompt", "token", "messages", "authorization"])
 def test_contents_and_secrets_are_hidden(stream: io.StringIO, name: str) -> None:
     get_logger().info("sent", **{name: "private"})

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchinfer.stack import children
 from batchinfer.stack.children import Program, explain_end, start_child
 from batchinfer.stack.orphans import process_runs
 
@@ -98,16 +97,6 @@ def test_what_is_written_to_standard_input_is_not_on_the_command_line(tmp_path: 
     assert child.wait(10)
     assert log.read_text() == "a secret\n"
     assert log.stat().st_mode & 0o077 == 0
-
-
-def test_a_long_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "LOG_CAP_BYTES", 10)
-    log = tmp_path / "echo.log"
-    for word in ("first-long-line", "second"):
-        child = start_child(Program("test", "test", ["/bin/echo", word]), log)
-        assert child.wait(10)
-    assert log.read_text() == "second\n"
-    assert (tmp_path / "echo.log.1").read_text() == "first-long-line\n"
 
 
 def test_a_log_explains_a_full_disk(tmp_path: Path) -> None:
