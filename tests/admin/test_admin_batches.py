@@ -408,8 +408,10 @@ def test_a_sample_batch_begins_with_one_press(client: FlaskClient, batches: Batc
     make_ready(context, batches)
     for address in ("/admin/batches", "/admin/", "/admin/jobs"):
         assert "/admin/batches/sample" in client.get(address).text
-    begun = client.post("/admin/batches/sample")
+    (newest,) = re.findall(r'name="newest" value="(\w*)"', client.get("/admin/batches").text)
+    begun = client.post("/admin/batches/sample", data={"newest": newest})
     assert begun.status_code == 303
+    assert client.post("/admin/batches/sample", data={"newest": newest}).location == begun.location, "pressed twice"
     assert batches.work("list") == 1
     run = batches.look_run(ids.parse_id(ids.BATCH, begun.location.rsplit("/", 1)[1]))
     assert run.counts.documents == 12
