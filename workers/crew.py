@@ -15,6 +15,7 @@ from workers.heart import Heart
 from workers.insist import insist
 from workers.task_events import TaskEvents
 from workers.ticking import Reaper
+from workers.vitals import Vitals
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Crew:
         )
         self.feeder = Feeder(ctx, lease, station, committer)
         self.heart = Heart(ctx, lease, station, committer, self.describe)
+        self._vitals = Vitals()
         self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
         self._ctx = ctx
         committer.on_written = self.feeder.wake
@@ -97,6 +99,7 @@ class Crew:
         lease_id, counts = self.lease.id, self.committer.counts
         return {
             **self.station.info(),
+            **self._vitals.look(),
             "lease_id": str(lease_id) if lease_id else None,
             "lease_age_s": round(self.lease.age_s, 1),
             "lost_leases": self.heart.lost_leases,
