@@ -9,6 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply
+from batchinfer.api.idempotency import check_key
 from batchinfer.api.key_schemas import CREATE_KEY, ROTATE_KEY, KeyBody, KeyList, NewKeyBody
 from batchinfer.api.lists import read_cursor, show_page
 from batchinfer.api.openapi import KEY as SECURITY
@@ -77,6 +78,7 @@ def revoke_key(path: KeyPath) -> Response:
 def rotate_key(path: KeyPath) -> Response:
     """Replace a key by one of the same name, scopes and rate, shown this once. The old one ends after the overlap."""
     caller().require("admin")
+    check_key()  # a key that is none is refused whatever the id is
     key_id = parse_id(KEY, path.key_id)
     body, idempotency = read_optional_json(f"/v1/keys/{key_id.hex}/rotate")
     return _show_new(*keys.rotate_key(current().context, caller(), key_id, parse_rotation(body), idempotency))

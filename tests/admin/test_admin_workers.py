@@ -53,7 +53,8 @@ def test_hosts_and_processes_with_what_they_hold(client: FlaskClient, fleet: Any
     fleet.beat(DeviceLoad(12_345, 0.5), {"rss_mib": 812, "cores": 1.24, "device_mib": None})
     text = flat(client.get("/admin/workers"))
     assert "all processes now: 12,345 MiB, in use: 50 %" in text
-    assert "812 1.2 cores 507 when it was ready" in text
+    assert "0 of 8 1.2 cores" in text
+    assert "812 507 when it was ready" in text
     assert "all processes now: 12,345 MiB" in flat(client.get("/admin/models"))
     assert "model · 0.3.0" in text
     assert "loading" in text
