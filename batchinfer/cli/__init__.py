@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from batchinfer import __version__
+from batchinfer.cli.acts import acts
 from batchinfer.cli.batches import batches
 from batchinfer.cli.deployments import workers
 from batchinfer.cli.doctor import doctor
@@ -37,8 +38,8 @@ def cli() -> None:
 
 
 for _command in (
-    up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
-    schedules, templates, goldens, workers, doctor,
+    up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, acts, batches, files, usage, plan,
+    runs, schedules, templates, goldens, workers, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 for _command in (compare_models, warm_model):

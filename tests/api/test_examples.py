@@ -34,6 +34,7 @@ LINE = {
 #: Where nobody answers while the example waits, and where the example's batch has nothing to do again.
 OTHERWISE = {
     "create_chat_completion": (504, "timeout"),
+    "create_act": (400, "nothing_to_do"),
     "retry_batch": (400, "batch_not_retryable"),
     "retry_run": (400, "run_not_retryable"),
     "test_webhook_endpoint": (504, "timeout"),
