@@ -201,6 +201,21 @@ def test_one_picture_is_tried_and_a_document_turned_page_by_page(look: Callable[
         window.check()
 
 
+def test_what_the_machine_and_its_workers_take_is_measured(look: Callable[..., Any]) -> None:
+    from playwright.sync_api import expect
+
+    measured = re.compile(r"all processes now: [\d,]+ MiB, in use: [\d,]+ %")
+    with look() as window:
+        window.sign_in()
+        window.open("/admin/workers")
+        expect(window.page.get_by_text(measured).first).to_be_visible(timeout=READ_MS)
+        rows = window.page.locator("tr[id^=w]")
+        expect(rows.filter(has_text="docreader")).to_contain_text("when it was ready")
+        expect(rows.filter(has_text="not known")).to_have_count(0)
+        window.picture("reading-workers")
+        window.check()
+
+
 def test_a_hostile_name_and_prompt_stay_text(look: Callable[..., Any]) -> None:
     from playwright.sync_api import expect
 
