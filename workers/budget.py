@@ -6,11 +6,9 @@ A replica is a process of its own, so whatever goes past a budget fails in it an
 from __future__ import annotations
 
 import resource
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchinfer.domain.launches import find_context
@@ -20,6 +18,7 @@ from batchinfer.observe.logs import get_logger
 from batchinfer.services import memory
 from workers.engine.features import Budgets
 from workers.engine.protocol import ModelError
+from workers.vitals import read_reserved_mib, read_status
 
 if TYPE_CHECKING:
     from batchinfer.domain.memory import MemoryPlan
@@ -72,8 +71,8 @@ def hold(plan: Plan, device: str) -> None:
     """
     if plan.memory_mib is None or device != "cpu":
         return
-    left = max(0, plan.memory_mib - _read_status("VmRSS"))
-    mapped = _read_status("VmData")
+    left = max(0, plan.memory_mib - read_status("VmRSS"))
+    mapped = read_status("VmData")
     limit = (mapped + left + _SLACK_MIB) * MIB
     with suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -88,11 +87,8 @@ def measure_mib(device: str) -> int | None:
     Pages of weights that are mapped from their files count: they must be there to compute with.
     """
     if device == "cpu":
-        return _read_status("VmRSS")
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return int(torch.cuda.max_memory_reserved()) // MIB + CUDA_BASE_MIB
+        return read_status("VmRSS")
+    return read_reserved_mib(most=True)
 
 
 def _choose(planned: MemoryPlan, engine: str) -> dict[str, Any]:
@@ -129,12 +125,3 @@ def _bind_device(device: str, budget_mib: int) -> None:
             f"A budget of {budget_mib:,} MiB is too small: CUDA alone takes about {CUDA_BASE_MIB:,} MiB of a GPU.",
         )
     torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
-
-
-def _read_status(name: str) -> int:
-    """A figure of this process as the kernel has it, in MiB; without one, the most that was resident so far."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -16,6 +16,7 @@ from workers.heart import Heart
 from workers.insist import insist
 from workers.task_events import TaskEvents
 from workers.ticking import Reaper
+from workers.vitals import Vitals
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Crew:
         self.feeder = Feeder(ctx, lease, station, committer, self.gate)
         self.heart = Heart(ctx, lease, station, committer, self.describe)
         self.gate.on_turn = self.heart.beat_soon  # it is told now, not with the next sign of life
+        self._vitals = Vitals()
         self.watchdog = Watchdog(station.progress, ctx.settings.watchdog_s)
         #: What else `describe` tells: what stays as it is as long as the process lives.
         self.about: dict[str, Any] = {}
@@ -107,6 +109,7 @@ class Crew:
             **self.station.info(),
             **self.about,
             "paused": self.gate.cause,
+            **self._vitals.look(),
             "lease_id": str(lease_id) if lease_id else None,
             "lease_age_s": round(self.lease.age_s, 1),
             "lost_leases": self.heart.lost_leases,

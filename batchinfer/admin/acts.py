@@ -74,7 +74,7 @@ def make_act() -> BaseResponse:
     """Ask for it. Raises BadRequest, Forbidden."""
     verb, filters, named = _read_request()
     given = request.form.get("up_to")
-    act = bulk_acts.ask_for(
+    act, _replayed = bulk_acts.ask_for(
         get_context(),
         get_caller(),
         verb,

@@ -14,12 +14,12 @@ from batchinfer.admin.batch import find_own
 from batchinfer.admin.session import get_caller, get_context
 from batchinfer.admin.shown import number
 from batchinfer.domain import ids
-from batchinfer.domain.batch_items import ONLY, parse_retry
+from batchinfer.domain.batch_items import ONLY, parse_reread, parse_retry
 from batchinfer.domain.batches import parse_class
 from batchinfer.domain.review import MAX_SAMPLE, parse_sample
 from batchinfer.domain.runs import SPEC_FIELDS
 from batchinfer.errors import BadRequest
-from batchinfer.services import batch_controls, batch_items, batches, reviewing, runs
+from batchinfer.services import batch_controls, batch_items, batches, rereading, reviewing, runs
 from batchinfer.services.context import Idempotency
 from batchinfer.store import batch_items as items_store
 
@@ -118,8 +118,10 @@ def cancel(batch_id: str) -> Response:
 def ask_retry(batch_id: str) -> Response:
     """The question with the exact number of lines, of one cause or of all. Raises NotFound, Forbidden."""
     get_caller().require("submit")
-    row, _run = find_own(batch_id)
+    row, run = find_own(batch_id)
     code = request.args.get("code", "")[:100]
+    if run is not None:
+        return _ask_reread(batch_id, run.id, code)
     with get_context().db.transaction() as tx:
         count = items_store.count_ended(tx, row.batch.id, _STATES, (), [code] if code else [])
     text = _(
@@ -134,10 +136,31 @@ def ask_retry(batch_id: str) -> Response:
     )
 
 
+def _ask_reread(batch_id: str, run_id: UUID, code: str) -> Response:
+    count = rereading.count_documents(get_context(), get_caller(), run_id, [code] if code else [])
+    text = _(
+        "%(count)s documents with such pages are read again from their source, whole, as a new run with the same "
+        "settings and sinks. Pages that were answered well are answered as before where answers are reused.",
+        count=number(count),
+    )
+    title = _("Read documents again with pages that ended with %(code)s?", code=code) if code else _(
+        "Read all documents again with pages that failed?")  # fmt: skip
+    fields = {"once": make_mark(), "code": code}
+    return ask(title, verb=_("Read %(count)s documents again", count=number(count)), text=text, back=_page(batch_id),
+               fields=fields)  # fmt: skip
+
+
 def retry(batch_id: str) -> Response:
-    """Make a new batch of lines without an answer. Raises NotFound, BadRequest, Busy, Forbidden."""
-    row, _run = find_own(batch_id)
+    """Make a new batch of lines without an answer, or of a run a new run of documents with such pages. Raises NotFound,
+    BadRequest, Busy, Forbidden."""
+    row, run = find_own(batch_id)
     code = request.form.get("code", "")
+    if run is not None:
+        codes = parse_reread({"codes": [code]} if code else {})
+        new, _replayed = rereading.reread_run(
+            get_context(), get_caller(), run.id, codes, make_once(f"/admin/batches/{run.id.hex}/retry")
+        )
+        return finish(_("This new run reads those documents again."), _page(ids.show_id(ids.BATCH, new.id)))
     asked = parse_retry({"codes": [code]} if code else {})
     made, _replayed = batch_items.retry_batch(
         get_context(), get_caller(), row.batch.id, asked, make_once(f"/admin/batches/{row.batch.id.hex}/retry")

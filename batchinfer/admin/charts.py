@@ -173,19 +173,43 @@ def _draw_devices(board: Board) -> list[Chart]:
     lone = len({host for host, _device in places}) < 2
     # A CPU on which nothing is, beside GPUs, is of no interest.
     at_work = {(load.host, load.device) for load in board.loads if load.used_mib or load.busy}
-    used = [at for at in places if at in at_work]
-    shown = (used or places)[:MOST_LINES]
-    memory, busy = [], []
-    for colour, (host, device) in enumerate(shown):
+    used = [at for at in places if at in at_work] or places
+    # With room for it, each has a second line: what all processes take of it, where that is measured.
+    whole = 2 * len(used) <= MOST_LINES
+    memory: list[Line] = []
+    busy: list[Line] = []
+    for host, device in used[:MOST_LINES]:
         found = [loads.get((host, device, step)) for step in board.steps]
         total = next((load.total_mib for load in reversed(found) if load and load.total_mib), None)
         name = device if lone else f"{device} · {host}"
-        of = _("%(name)s of %(total)s MiB", name=name, total=f"{total:,.0f}") if total else name
-        memory.append(Line(str(of), tuple(load.used_mib if load else None for load in found), colour))
-        busy.append(Line(name, tuple(100 * load.busy if load else None for load in found), colour))
-    more = max(0, len(used or places) - MOST_LINES)
+        of = str(_("%(name)s of %(total)s MiB", name=name, total=f"{total:,.0f}") if total else name)
+        _add(memory, of, tuple(load.used_mib if load else None for load in found))
+        _add(busy, name, tuple(100 * load.busy if load else None for load in found))
+        if whole:
+            everybody = str(_("%(name)s, all processes", name=name))
+            _add_known(memory, everybody, tuple(load.taken_mib if load else None for load in found))
+            _add_known(busy, everybody, tuple(None if load is None or load.use is None else 100 * load.use
+                                              for load in found))  # fmt: skip
+    more = max(0, len(used) - MOST_LINES)
     use = _("per cent of the time")
     return [
-        Chart("memory", _("Device memory"), _("MiB held by replicas"), board.steps, tuple(memory), 0, more),
+        Chart(
+            "memory",
+            _("Device memory"),
+            _("MiB, held by replicas or taken by all processes"),
+            board.steps,
+            tuple(memory),
+            0,
+            more,
+        ),
         Chart("busy", _("Device use"), use, board.steps, tuple(busy), 0, more),
     ]
+
+
+def _add(lines: list[Line], name: str, values: tuple[float | None, ...]) -> None:
+    lines.append(Line(name, values, len(lines)))
+
+
+def _add_known(lines: list[Line], name: str, values: tuple[float | None, ...]) -> None:
+    if any(value is not None for value in values):
+        _add(lines, name, values)

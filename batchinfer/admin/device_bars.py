@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from batchinfer.domain.launches import DeviceFit
     from batchinfer.services.device_use import DeviceUse
+    from batchinfer.store.hosts import DeviceLoad
 
 Kind = Literal["system", "held", "new", "free"]
 #: Colours of replicas, by turns.
@@ -38,7 +39,8 @@ class Part:
 @dataclass(frozen=True)
 class Bar:
     """A device. `total_mib` None: nobody knows what it has, and there is nothing to draw. `end` is where the device
-    ends in percent, less than 100 where more is asked of it than it has."""
+    ends in percent, less than 100 where more is asked of it than it has. `load` is what its host measures; of a plan,
+    None."""
 
     host: str
     device: str
@@ -49,6 +51,7 @@ class Bar:
     missing_mib: int
     end: float
     parts: tuple[Part, ...]
+    load: DeviceLoad | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def draw_use(use: DeviceUse) -> Bar:
     parts, end = _lay_out(use.device.total_mib, use.reserved_mib, pieces, use.free_mib or 0)
     return Bar(
         use.host, use.device.name, use.device.title, use.draining, use.device.total_mib, use.free_mib, missing, end,
-        parts,
+        parts, use.load,
     )  # fmt: skip
 
 

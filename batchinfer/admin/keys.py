@@ -12,7 +12,7 @@ from batchinfer.admin.session import get_caller, get_context
 from batchinfer.admin.spans import make_address, read_after
 from batchinfer.domain import ids
 from batchinfer.domain.ids import DEFAULT_TENANT, KEY, new_id
-from batchinfer.domain.keys import SCOPES, parse_key
+from batchinfer.domain.keys import OVERLAP_S, SCOPES, parse_key, parse_rotation
 from batchinfer.errors import BadRequest, BatchinferError, Forbidden, NotFound
 from batchinfer.observe.clock import utc_now
 from batchinfer.services import keys, tenants
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROWS = 50
 MOST_TENANTS = 200
+#: Days for which a key that is replaced may go on, and those that are chosen beforehand.
+OVERLAPS, OVERLAP = (0, 1, 7, 30), OVERLAP_S // 86_400
 #: Days after which a key may end, for the form; 0 for never.
 DAYS = (0, 1, 7, 30, 90, 365)
 FIELDS = ("name", "tenant", "expires_days", "requests_per_minute", "once")
@@ -33,6 +35,8 @@ def register(blueprint: Blueprint) -> None:
     blueprint.add_url_rule("/keys", view_func=show_keys)
     blueprint.add_url_rule("/keys/new", view_func=show_new_key)
     blueprint.add_url_rule("/keys/new", view_func=issue_key, methods=["POST"])
+    blueprint.add_url_rule("/keys/<key_id>/rotate", view_func=ask_rotate_key)
+    blueprint.add_url_rule("/keys/<key_id>/rotate", view_func=rotate_key, methods=["POST"])
     blueprint.add_url_rule("/keys/<key_id>/revoke", view_func=ask_revoke_key)
     blueprint.add_url_rule("/keys/<key_id>/revoke", view_func=revoke_key, methods=["POST"])
 
@@ -108,6 +112,21 @@ def _list_tenants() -> list[str]:
     if get_caller().tenant_id != DEFAULT_TENANT:
         return []
     return [tenant.name for tenant in tenants.list_tenants(get_context(), get_caller(), limit=MOST_TENANTS).data]
+
+
+def ask_rotate_key(key_id: str) -> Response:
+    """The form: for how long the old one goes on. Raises Forbidden, NotFound."""
+    key = keys.get_key(get_context(), get_caller(), ids.parse_id(KEY, key_id))
+    return make_response(render_template("key_rotate.html", key=key, days=OVERLAPS, usual=OVERLAP, once=new_id().hex))
+
+
+def rotate_key(key_id: str) -> Response:
+    """Replace it, and show the new one's token, this once. Raises Forbidden, NotFound, BadRequest, Conflict."""
+    found, days = ids.parse_id(KEY, key_id), request.form.get("overlap_days", "").strip()
+    overlap_s = parse_rotation({"overlap": int(days) * 86_400 if days.isdecimal() and len(days) < 6 else days})
+    once = name_once(f"/admin/keys/{found.hex}/rotate", request.form.get("once", ""), days)
+    key, token = keys.rotate_key(get_context(), get_caller(), found, overlap_s, once)
+    return make_response(render_template("key_made.html", key=key, token=token))
 
 
 def ask_revoke_key(key_id: str) -> Response:

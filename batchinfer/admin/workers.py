@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flask import Blueprint, Response, request, url_for
@@ -43,6 +43,15 @@ class Row:
     def version(self) -> str | None:
         """Of batchinfer, where the process said so."""
         return ((self.replica.versions or {}) if self.replica else {}).get("batchinfer")
+
+    @property
+    def vitals(self) -> dict[str, Any]:
+        """`rss_mib`, `cores` and `device_mib` of its last sign of life, None where one is not known; {} before it said
+        any."""
+        info = self.worker.info if self.worker else {}
+        known = {name: value for name in ("rss_mib", "cores", "device_mib")
+                 if isinstance(value := info.get(name), int | float)}  # fmt: skip
+        return {name: known.get(name) for name in ("rss_mib", "cores", "device_mib")} if "rss_mib" in known else {}
 
     @property
     def can_drain(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.api import (
+    acts,
     audit,
     batch_items,
     batches,
@@ -48,7 +49,7 @@ BLUEPRINTS = (
     jobs.routes, documents.routes, models.routes, fleet.routes, queue.routes, chat.routes, responses.routes,
     files.routes, uploads.routes, batches.routes, batch_items.routes, job_reads.routes, usage.routes, events.routes,
     webhooks.routes, keys.routes, tenants.routes, audit.routes, runs.routes, schedules.routes, templates.routes,
-    reviews.routes, revisions.routes, deployments.routes, hosts.routes,
+    reviews.routes, revisions.routes, deployments.routes, hosts.routes, acts.routes,
 )  # fmt: skip
 
 

@@ -113,12 +113,15 @@ class DeploymentList(BaseModel):
 
 
 class DeviceBody(BaseModel):
-    """What a replica runs on. `total_mib` is null where nobody knows it."""
+    """What a replica runs on. `total_mib` is null where nobody knows it. `taken_mib` and `use` are of all processes on
+    it, as the host measures them; null where it cannot, and for a host that is silent."""
 
     name: str
     kind: str
     total_mib: int | None
     title: str
+    taken_mib: int | None = Field(description="MiB that processes take of it, anybody's.")
+    use: float | None = Field(description="The part of the last minute in which it computed, for anybody: 0 to 1.")
 
 
 class HostBody(BaseModel):

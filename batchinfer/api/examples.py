@@ -46,6 +46,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rotate_webhook_secret": {"with the former beside it": {"keep_old_secret_active_for_24_hours": True}},
     "test_webhook_endpoint": {"of a batch": {"event_type": "batch.completed"}},
     "reclass_batch": {"before others": {"class": "interactive"}},
+    "retry_run": {"of one cause": {"codes": ["engine_error"]}},
     "create_run": {"of files": _RUN},
     "preview_run": {"of files": _RUN},
     "create_schedule": {"each night": _SCHEDULE},

@@ -85,7 +85,7 @@ def show_host(host: Host) -> schemas.HostBody:
         id=host.host,
         status="alive" if host.alive else "silent",
         draining=host.draining,
-        devices=[schemas.DeviceBody(**vars(device)) for device in host.devices],
+        devices=[schemas.DeviceBody(**vars(device), **vars(host.find_load(device.name))) for device in host.devices],
         labels=host.labels,
         started_at=int(host.started_at.timestamp()),
         heartbeat_at=int(host.heartbeat_at.timestamp()),

@@ -7,7 +7,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from batchinfer.api.schemas import MaybeTime, Time
-from batchinfer.domain.keys import LONGEST_S, MOST_DAYS, MOST_JOBS, MOST_REQUESTS, MOST_WEIGHT, NAME_CHARS, SCOPES
+from batchinfer.domain.keys import (
+    LONGEST_S,
+    MOST_DAYS,
+    MOST_JOBS,
+    MOST_REQUESTS,
+    MOST_WEIGHT,
+    NAME_CHARS,
+    OVERLAP_S,
+    SCOPES,
+)
 
 
 class KeyBody(BaseModel):
@@ -129,13 +138,25 @@ _RETENTION = {
         ),
     },
 }
-SCHEMAS: dict[str, dict[str, Any]] = {"KeyCreate": _KEY, "TenantCreate": _TENANT, "TenantRetention": _RETENTION}
+_ROTATION = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "overlap": _or_null(
+            {"type": "integer", "minimum": 0, "maximum": LONGEST_S,
+             "description": f"Seconds for which the old key goes on; {OVERLAP_S:,} if left out. 0 ends it at once."}
+        )
+    },
+}  # fmt: skip
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "KeyCreate": _KEY, "KeyRotate": _ROTATION, "TenantCreate": _TENANT, "TenantRetention": _RETENTION
+}  # fmt: skip
 
 
-def _body(name: str, examples: dict[str, Any]) -> dict[str, Any]:
+def _body(name: str, examples: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     content = {"schema": {"$ref": f"#/components/schemas/{name}"}}
     shown = {label: {"value": value} for label, value in examples.items()}
-    return {"required": True, "content": {"application/json": {**content, "examples": shown}}}
+    return {"required": required, "content": {"application/json": {**content, "examples": shown}}}
 
 
 CREATE_KEY = _body(
@@ -145,5 +166,6 @@ CREATE_KEY = _body(
         "slowly": {"name": "dashboard", "scopes": ["read"], "requests_per_minute": 120},
     },
 )
+ROTATE_KEY = _body("KeyRotate", {"a day": {"overlap": 86_400}}, required=False)
 CREATE_TENANT = _body("TenantCreate", {"weighted": {"name": "accounting", "max_jobs": 100_000, "weight": 2}})
 RETENTION = _body("TenantRetention", {"a week": {"keep_days": 7}})

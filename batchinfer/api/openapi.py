@@ -8,6 +8,7 @@ from flask import Response, jsonify
 
 from batchinfer import __version__
 from batchinfer.api import (
+    act_schemas,
     batch_item_schemas,
     batch_schemas,
     chat_requests,
@@ -84,7 +85,7 @@ def register_document(app: OpenAPI) -> None:
 def make_document(app: OpenAPI) -> dict[str, Any]:
     """The document, with the schemas written by hand added to those made from types."""
     document: dict[str, Any] = app.api_doc
-    document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS)
+    document["components"]["schemas"].update(SCHEMAS | chat_requests.SCHEMAS | act_schemas.SCHEMAS)
     document["components"]["schemas"].update(file_schemas.SCHEMAS | batch_schemas.SCHEMAS | upload_schemas.SCHEMAS)
     document["components"]["schemas"].update(batch_item_schemas.SCHEMAS | webhook_schemas.SCHEMAS | key_schemas.SCHEMAS)
     document["components"]["schemas"].update(run_schemas.SCHEMAS | schedule_schemas.SCHEMAS | template_schemas.SCHEMAS)

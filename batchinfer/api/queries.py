@@ -100,6 +100,12 @@ class KeyPath(Parameters):
     key_id: str = Field(description="As it was created.", examples=["key_0192f1c07d6a7b3e8f00c0ffee00c0de"])
 
 
+class ActPath(Parameters):
+    """The id of an act on many jobs."""
+
+    act_id: str = Field(description="As it was created.", examples=["bulk_0192f1c07d6a7b3e8f00c0ffee00c0de"])
+
+
 class RunPath(Parameters):
     """The id of a run."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from batchinfer.api.schemas import ErrorDetail, MaybeTime, Time
+from batchinfer.domain.batch_items import MAX_CODES
 from batchinfer.domain.jobs import JobClass
 from batchinfer.domain.pipelines import Mode
 from batchinfer.domain.runs import RunState
@@ -180,11 +181,25 @@ SPEC: dict[str, Any] = {
 }
 WINDOW = {"type": ["string", "null"], "description": "The time that it has, such as 5h; what is over then expires."}
 CREATE = make_body("RunCreate")
+REREAD = {**make_body("RunRetry"), "required": False}
 SCHEMAS: dict[str, dict[str, Any]] = {
+    "RunRetry": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "codes": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "minItems": 1,
+                "maxItems": MAX_CODES,
+                "description": "Only documents with pages that ended for one of these reasons; for any if left out.",
+            }
+        },
+    },
     "RunCreate": {
         "type": "object",
         "additionalProperties": False,
         "properties": {**SPEC, "window": WINDOW},
         "required": ["source", "pipeline"],
-    }
+    },
 }

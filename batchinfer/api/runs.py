@@ -9,17 +9,19 @@ from flask_openapi.blueprint import APIBlueprint
 
 from batchinfer.api.auth import caller
 from batchinfer.api.bodies import reply, show_error
+from batchinfer.api.idempotency import check_key
 from batchinfer.api.lists import read_cursor, show_page
 from batchinfer.api.openapi import KEY, refusals
 from batchinfer.api.queries import RunDocumentsQuery, RunPath, RunsQuery
-from batchinfer.api.run_schemas import CREATE, RunBody, RunDocumentBody, RunDocumentList, RunList, RunPreview
+from batchinfer.api.run_schemas import CREATE, REREAD, RunBody, RunDocumentBody, RunDocumentList, RunList, RunPreview
 from batchinfer.api.state import current
-from batchinfer.api.submission import read_json
+from batchinfer.api.submission import read_json, read_optional_json
+from batchinfer.domain.batch_items import parse_reread
 from batchinfer.domain.fields import read_object, read_word
 from batchinfer.domain.ids import BATCH, DOCUMENT, RUN, SCHEDULE, parse_id, show_id
 from batchinfer.domain.runs import count_pages
 from batchinfer.observe.clock import to_unix
-from batchinfer.services import previewing, run_documents, runs
+from batchinfer.services import previewing, rereading, run_documents, runs
 
 if TYPE_CHECKING:
     from batchinfer.domain.runs import Run
@@ -95,6 +97,23 @@ def resume_run(path: RunPath) -> Response:
 def cancel_run(path: RunPath) -> Response:
     """End what has not ended of a run; what it has read is kept. Twice is as once; 409 where it ended otherwise."""
     return reply(show_run(runs.cancel_run(current().context, caller(), parse_id(RUN, path.run_id)), whole=True))
+
+
+@routes.post(
+    f"{_ONE}/retry", operation_id="retry_run", request_body=REREAD,
+    responses={200: RunBody, **refusals(409, 413, 415, 422, 429)},
+)  # fmt: skip
+def retry_run(path: RunPath) -> Response:
+    """Read those documents of an ended run again that have pages without an answer, as a new run with its settings."""
+    caller().require("submit")
+    check_key()  # a key that is none is refused whatever the id is
+    run_id = parse_id(RUN, path.run_id)
+    body, idempotency = read_optional_json(f"/v1/runs/{run_id.hex}/retry")
+    run, replayed = rereading.reread_run(current().context, caller(), run_id, parse_reread(body), idempotency)
+    response = reply(show_run(run, whole=True))
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
 
 
 @routes.get(f"{_ONE}/documents", operation_id="list_run_documents", responses={200: RunDocumentList})

@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from batchinfer import __version__
+from batchinfer.cli.acts import acts
 from batchinfer.cli.backups import make_backup, restore_backup
 from batchinfer.cli.batches import batches
 from batchinfer.cli.deployments import workers
@@ -40,8 +41,8 @@ def cli() -> None:
 
 
 for _command in (
-    up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, batches, files, usage, plan, runs,
-    schedules, templates, goldens, workers, doctor, logs, tenants, make_backup, restore_backup,
+    up, host, migrate, demo, settings, keys, audit, models, queue, submit, jobs, acts, batches, files, usage, plan,
+    runs, schedules, templates, goldens, workers, doctor, logs, tenants, make_backup, restore_backup,
 ):  # fmt: skip
     cli.add_command(_command)
 for _command in (compare_models, warm_model):

@@ -299,9 +299,15 @@ def resume_host(client: Client, host: str, as_json: bool) -> None:
     _show_host(client.hosts.resume(host), as_json=as_json)
 
 
+def _tell_device(device: dict[str, Any]) -> str:
+    taken = "" if device.get("taken_mib") is None else f"{device['taken_mib']} of "
+    use = "" if device.get("use") is None else f", {100 * device['use']:.0f} % in use"
+    return f"{device['name']} {taken}{device['total_mib'] or '?'} MiB{use}"
+
+
 def _show_host(host: Host, *, as_json: bool) -> None:
     if as_json:
         emit(host.as_dict())
         return
-    devices = ", ".join(f"{one['name']} {one['total_mib'] or '?'} MiB" for one in host.devices)
+    devices = ", ".join(_tell_device(one) for one in host.devices)
     say(f"{make_plain(host.id)}  {'draining' if host.draining else host.status}  {make_plain(devices)}")

@@ -98,6 +98,25 @@ def revoke_key(home: Path | None, key_id: str, as_json: bool) -> None:
         say("Revoked." if ended else "It had ended before.")
 
 
+@keys.command("rotate")
+@HOME
+@click.argument("key_id")
+@click.option("--days", type=click.FloatRange(min=0), default=7.0, show_default=True, help="Days the old one goes on.")
+@JSON
+def rotate_key(home: Path | None, key_id: str, days: float, as_json: bool) -> None:
+    """Replace a key by a new one that may do the same, and show it, this once; the old one ends after some days."""
+    from batchinfer.domain.ids import KEY, parse_id, show_id
+    from batchinfer.services import keys as service
+
+    with context(home) as ctx:
+        key, token = service.rotate_key(ctx, operator(), parse_id(KEY, key_id), days * 86400)
+    if as_json:
+        emit({"id": show_id(KEY, key.id), "name": key.name, "scopes": sorted(key.scopes), "key": token})
+    else:
+        out.print(token)
+    err.print(f"May: {words(key.scopes)}. Only its hash is stored: it cannot be shown again.")
+
+
 @click.command("audit")
 @HOME
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)

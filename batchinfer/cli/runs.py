@@ -111,6 +111,18 @@ def cancel_run(client: Client, run_id: str, as_json: bool) -> None:
     show_run(client.runs.cancel(run_id), as_json=as_json)
 
 
+@runs.command("retry")
+@click.argument("run_id")
+@click.option(
+    "--code", "codes", multiple=True, help="Only documents with pages that failed for this; several for more."
+)
+@JSON
+@remote
+def retry_run(client: Client, run_id: str, codes: tuple[str, ...], as_json: bool) -> None:
+    """Read documents of an ended run again that have pages which failed, as a new run with its settings."""
+    show_run(client.runs.retry(run_id, codes), as_json=as_json)
+
+
 @runs.command("documents")
 @click.argument("run_id")
 @click.option("--stage", help="Only those that are listed, queued, closed or skipped.")

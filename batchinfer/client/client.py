@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from batchinfer.client.acts import Acts
 from batchinfer.client.batches import Batches
 from batchinfer.client.deployments import Deployments, Hosts
 from batchinfer.client.files import Files
@@ -61,6 +62,7 @@ class Client:
         self._patience_s, self.url = patience_s, address
         self._transport = Transport(address, key, patience=Patience(patience_s, patience_s), timeout_s=timeout_s)
         self.jobs = Jobs(self._transport)
+        self.acts = Acts(self._transport)
         self.documents = Documents(self._transport)
         self.files = Files(self._transport)
         self.batches = Batches(self._transport)

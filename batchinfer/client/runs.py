@@ -8,7 +8,7 @@ from batchinfer.client.nouns import Run, RunDocument
 from batchinfer.client.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchinfer.client.transport import Transport
 
@@ -66,6 +66,12 @@ class Runs:
     def cancel(self, run_id: str) -> Run:
         """End what has not ended of it. Raises NotFound, Conflict."""
         return self._steer(run_id, "cancel")
+
+    def retry(self, run_id: str, codes: Sequence[str] = ()) -> Run:
+        """Read documents with pages that failed again, as a new run; of `codes` alone where any are given. Raises
+        NotFound, BadRequest."""
+        body = {"codes": list(codes)} if codes else {}
+        return Run.model_validate(self._transport.ask("POST", f"/v1/runs/{run_id}/retry", json=body))
 
     def _steer(self, run_id: str, verb: str) -> Run:
         return Run.model_validate(self._transport.ask("POST", f"/v1/runs/{run_id}/{verb}"))

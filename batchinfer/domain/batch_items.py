@@ -120,6 +120,14 @@ def parse_retry(body: object) -> RetryRequest:
     )
 
 
+def parse_reread(body: object) -> tuple[str, ...]:
+    """Which documents of a run are read again: those with pages that failed for one of these codes; none: for any.
+    Raises BadRequest."""
+    given = read_object(body, "body")
+    refuse_unknown(given, ("codes",))
+    return _read_names(given.get("codes"), "codes", MAX_CODES, _CODE_CHARS)
+
+
 def _read_names(value: object, at: str, most: int, max_chars: int) -> tuple[str, ...]:
     if value is None:
         return ()

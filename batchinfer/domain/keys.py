@@ -19,6 +19,8 @@ from batchinfer.domain.fields import (
 
 #: What a key may do, each word a scope.
 SCOPES = ("submit", "read", "cancel", "fetch", "launch", "admin")
+#: Seconds for which a key that is replaced goes on, unless told otherwise.
+OVERLAP_S = 7 * 86_400
 KEY_FIELDS = frozenset({"name", "scopes", "expires_in", "requests_per_minute", "tenant"})
 TENANT_FIELDS = frozenset({"name", "max_jobs", "weight"})
 RETENTION_FIELDS = frozenset({"tenant", "keep_days"})
@@ -63,6 +65,12 @@ def parse_key(body: object) -> KeyRequest:
         else None,
         read_text(given["tenant"], "tenant", max_chars=NAME_CHARS) if "tenant" in given else None,
     )
+
+
+def parse_rotation(body: object) -> int:
+    """The body of a request to replace a key: seconds for which the old one goes on. Raises BadRequest."""
+    given = _open(body, frozenset({"overlap"}))
+    return read_int(given["overlap"], "overlap", 0, LONGEST_S) if "overlap" in given else OVERLAP_S
 
 
 def parse_tenant(body: object) -> TenantRequest:

@@ -36,9 +36,18 @@ def list_group_folders(root: Path, controller: str) -> list[Path]:
 
 def read_memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that this process's groups may take, all together; None where nothing is limited."""
-    texts = _read_all(root, "memory", "memory.max", "memory.limit_in_bytes")
-    limits = [int(text) for text in texts if text.isdecimal() and int(text) < _UNLIMITED]
-    return min(limits, default=None)
+    return min((limit for limit, _folder in list_memory_limits(root)), default=None)
+
+
+def list_memory_limits(root: Path = ROOT) -> list[tuple[int, Path]]:
+    """Limits in bytes of this process's group and those above it, each with the group's folder."""
+    found = []
+    for folder in list_group_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name)
+            if text.isdecimal() and int(text) < _UNLIMITED:
+                found.append((int(text), folder))
+    return found
 
 
 def read_cpu_quota(root: Path = ROOT) -> float | None:

@@ -11,6 +11,7 @@ from batchinfer.domain.job_search import JobSearch
 from batchinfer.errors import BadRequest, Conflict, NotFound
 from batchinfer.services.audit import note
 from batchinfer.services.context import Page
+from batchinfer.services.replay import Replayed, find_replay, take_key
 from batchinfer.store import bulk_acts as store
 from batchinfer.store import job_search
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from batchinfer.services.context import Caller, Context
+    from batchinfer.services.context import Caller, Context, Idempotency
     from batchinfer.store.session import Transaction
 
 
@@ -75,29 +76,45 @@ def ask_for(
     search: JobSearch | None = None,
     ids: Sequence[UUID] = (),
     up_to: UUID | None = None,
-) -> BulkAct:
+    idempotency: Idempotency | None = None,
+) -> tuple[BulkAct, bool]:
     """Have a CPU worker do this to the jobs `ids`, or to those of `search` that were there up to the id `up_to` (None:
-    now). Counted once more; jobs that are submitted later are not touched.
+    now). Counted once more; jobs that are submitted later are not touched. Answers the act, and whether it is a replay.
 
-    Raises Forbidden, BadRequest (as `count_reach`, and code nothing_to_do).
+    Raises Forbidden, BadRequest (as `count_reach`, and code nothing_to_do), KeyReused.
     """
     caller.require(verb.scope)
     caller.require("read")
-    act_id = new_id()
     with ctx.db.transaction() as tx:
-        reach = _count(tx, caller, verb, search, ids, up_to)
-        if not reach.number:
-            raise BadRequest("No job there allows that any more. Look at the list again.", code="nothing_to_do")
-        wanted = search or JobSearch()
-        store.insert_act(
-            tx, act_id, tenant_id=caller.tenant_id, key_id=caller.key_id, actor=caller.name, verb=verb, search=wanted,
-            ids=ids if search is None else (), up_to=reach.up_to, total=reach.number,
-        )  # fmt: skip
-        what = {"search": wanted.as_json()} if search is not None else {"jobs": len(ids)}
-        note(tx, caller, f"jobs.{verb.value}", show_id(BULK, act_id), total=reach.number, **what)
-        act = _require(store.find_act(tx, caller.tenant_id, act_id))
+        found = find_replay(tx, caller, idempotency)
+    if found is not None:
+        return get_act(ctx, caller, found.resource_id), True
+    act_id = new_id()
+    try:
+        with ctx.db.transaction() as tx:
+            take_key(ctx, tx, caller, idempotency, "act", act_id)
+            act = _insert(tx, caller, act_id, verb, search, ids, up_to)
+    except Replayed as replay:
+        return get_act(ctx, caller, replay.found.resource_id), True
     ctx.announcer.announce_cpu([act_id])
-    return act
+    return act, False
+
+
+def _insert(
+    tx: Transaction, caller: Caller, act_id: UUID, verb: BulkVerb, search: JobSearch | None, ids: Sequence[UUID],
+    up_to: UUID | None,
+) -> BulkAct:  # fmt: skip
+    reach = _count(tx, caller, verb, search, ids, up_to)
+    if not reach.number:
+        raise BadRequest("No job there allows that any more. Look at the list again.", code="nothing_to_do")
+    wanted = search or JobSearch()
+    store.insert_act(
+        tx, act_id, tenant_id=caller.tenant_id, key_id=caller.key_id, actor=caller.name, verb=verb, search=wanted,
+        ids=ids if search is None else (), up_to=reach.up_to, total=reach.number,
+    )  # fmt: skip
+    what = {"search": wanted.as_json()} if search is not None else {"jobs": len(ids)}
+    note(tx, caller, f"jobs.{verb.value}", show_id(BULK, act_id), total=reach.number, **what)
+    return _require(store.find_act(tx, caller.tenant_id, act_id))
 
 
 def get_act(ctx: Context, caller: Caller, act_id: UUID) -> BulkAct:

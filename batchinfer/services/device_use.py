@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from batchinfer.services.context import Caller, Context
-    from batchinfer.store.hosts import Device, Host
+    from batchinfer.store.hosts import Device, DeviceLoad, Host
     from batchinfer.store.session import Transaction
 
 
@@ -42,6 +42,8 @@ class DeviceUse:
     reserved_mib: int
     shares: tuple[Share, ...]
     free_mib: int | None
+    #: With all processes on it, as its host measures.
+    load: DeviceLoad
 
     @property
     def held_mib(self) -> int:
@@ -66,8 +68,10 @@ def _share(tx: Transaction, one: memory.Held) -> Share:
 
 
 def _use(host: Host, device: Device, shares: list[Share]) -> DeviceUse:
+    load = host.find_load(device.name)
     ordered = tuple(sorted(shares, key=lambda share: (-share.mib, share.worker)))
     if device.total_mib is None:
-        return DeviceUse(host.host, device, host.draining, 0, ordered, None)
+        return DeviceUse(host.host, device, host.draining, 0, ordered, None, load)
     free = count_free(device.kind, device.total_mib, [share.mib for share in ordered])
-    return DeviceUse(host.host, device, host.draining, reserve_mib(device.kind, device.total_mib), ordered, free)
+    reserved_mib = reserve_mib(device.kind, device.total_mib)
+    return DeviceUse(host.host, device, host.draining, reserved_mib, ordered, free, load)

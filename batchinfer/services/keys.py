@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchinfer.domain.ids import DEFAULT_TENANT, KEY, new_id, show_id
 from batchinfer.domain.keys import SCOPES, KeyRequest
-from batchinfer.errors import BadRequest, Forbidden, NotFound, Unauthenticated
+from batchinfer.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
 from batchinfer.observe.clock import to_unix
 from batchinfer.services.audit import NO_KEY, note
 from batchinfer.services.context import Caller, Page
@@ -63,7 +63,7 @@ def create_key(
     wanted = KeyRequest(name, frozenset(scopes), requests_per_minute=requests_per_minute)
     with ctx.db.transaction() as tx:
         maker = Caller(tenant_id, NO_KEY, actor, frozenset(SCOPES))
-        return _insert(tx, maker, new_id(), tenant_id, wanted, expires_in_s)
+        return _make(tx, maker, new_id(), tenant_id, wanted, expires_in_s)
 
 
 def issue_key(
@@ -75,12 +75,7 @@ def issue_key(
     Raises Forbidden (also code scope_not_held), NotFound (code tenant_not_found), KeyReused.
     """
     caller.require("admin")
-    if beyond := sorted(request.scopes - caller.scopes):
-        raise Forbidden(
-            f"This key lacks {', '.join(beyond)} and cannot hand on what it does not have. Use a key that has it.",
-            code="scope_not_held",
-            param="scopes",
-        )
+    _require_held(caller, request.scopes)
     with ctx.db.transaction() as tx:
         tenant_id = find_tenant(tx, caller, request.tenant).id
         found = find_replay(tx, caller, idempotency)
@@ -90,13 +85,64 @@ def issue_key(
     try:
         with ctx.db.transaction() as tx:
             take_key(ctx, tx, caller, idempotency, "key", key_id)
-            return _insert(tx, caller, key_id, tenant_id, request, request.expires_in_s)
+            return _make(tx, caller, key_id, tenant_id, request, request.expires_in_s)
     except Replayed as replay:
         return _find(ctx, tenant_id, replay.found.resource_id), None
 
 
-def _insert(
+def _require_held(caller: Caller, scopes: Collection[str]) -> None:
+    if beyond := sorted(set(scopes) - caller.scopes):
+        raise Forbidden(
+            f"This key lacks {', '.join(beyond)} and cannot hand on what it does not have. Use a key that has it.",
+            code="scope_not_held",
+            param="scopes",
+        )
+
+
+def rotate_key(
+    ctx: Context, caller: Caller, key_id: UUID, overlap_s: float, idempotency: Idempotency | None = None
+) -> tuple[StoredKey, str | None]:
+    """Replace a key of the caller's tenant, for an operator of any, by one of the same name, scopes, rate and time to
+    live; the old one ends after `overlap_s` seconds, or earlier where it was to. Answers the new one and its token,
+    once: a replay of an earlier request has none.
+
+    Raises Forbidden (also code scope_not_held), NotFound (code key_not_found), Conflict (code key_ended), KeyReused.
+    """
+    caller.require("admin")
+    with ctx.db.transaction() as tx:
+        found = find_replay(tx, caller, idempotency)
+    if found is not None:
+        return _find(ctx, _reach(caller), found.resource_id), None
+    new_key_id = new_id()
+    try:
+        with ctx.db.transaction() as tx:
+            old = _require(store.get_key(tx, _reach(caller), key_id))
+            _require_held(caller, old.scopes)
+            take_key(ctx, tx, caller, idempotency, "key", new_key_id)
+            if not store.shorten_key(tx, _reach(caller), key_id, overlap_s):
+                raise Conflict("This key has ended, so there is nothing to replace. Make a new key.", code="key_ended")
+            lives_s = (old.expires_at - old.created_at).total_seconds() if old.expires_at else None
+            wanted = KeyRequest(old.name, old.scopes, requests_per_minute=old.requests_per_minute)
+            new, token = _insert(tx, new_key_id, old.tenant_id, wanted, lives_s)
+            ends = _require(store.get_key(tx, _reach(caller), key_id)).expires_at
+            told = {"name": old.name, "successor": show_id(KEY, new_key_id), "ends_at": to_unix(ends)}
+            note(tx, caller, "key.rotate", show_id(KEY, key_id), tenant_id=old.tenant_id, **told)
+            return new, token
+    except Replayed as replay:
+        return _find(ctx, _reach(caller), replay.found.resource_id), None
+
+
+def _make(
     tx: Transaction, maker: Caller, key_id: UUID, tenant_id: UUID, wanted: KeyRequest, expires_in_s: float | None
+) -> tuple[StoredKey, str]:
+    key, token = _insert(tx, key_id, tenant_id, wanted, expires_in_s)
+    told = {"name": key.name, "scopes": sorted(key.scopes), "expires_at": to_unix(key.expires_at)}
+    note(tx, maker, "key.create", show_id(KEY, key_id), tenant_id=tenant_id, **told)
+    return key, token
+
+
+def _insert(
+    tx: Transaction, key_id: UUID, tenant_id: UUID, wanted: KeyRequest, expires_in_s: float | None
 ) -> tuple[StoredKey, str]:
     while True:
         prefix, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
@@ -106,10 +152,7 @@ def _insert(
             scopes=wanted.scopes, expires_in_s=expires_in_s, requests_per_minute=wanted.requests_per_minute,
         ):  # fmt: skip
             break
-    key = _require(store.get_key(tx, tenant_id, key_id))
-    told = {"name": key.name, "scopes": sorted(key.scopes), "expires_at": to_unix(key.expires_at)}
-    note(tx, maker, "key.create", show_id(KEY, key_id), tenant_id=tenant_id, **told)
-    return key, token
+    return _require(store.get_key(tx, tenant_id, key_id)), token
 
 
 def _require(key: StoredKey | None) -> StoredKey:

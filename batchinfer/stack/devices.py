@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 MIB = 2**20
 #: How long the driver may take to say what it has.
 _ASK_S = 15.0
-_QUERY = ("--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits")
 
 
 def list_devices(nodes: Path = Path("/dev")) -> list[str]:
@@ -70,8 +69,8 @@ def list_device_facts(
 
     named = list_devices() if names is None else list(names)
     gpus = [name for name in named if name != "cpu"]
-    found = _read_gpus((ask or _ask_driver)()) if gpus else {}
-    order = _list_visible(list(found))
+    found = _read_gpus((ask or _ask_for_memory)()) if gpus else {}
+    order = list_visible(list(found))
     cpu = Device("cpu", "cpu", read_memory_mib(root), _read_processor(root))
     devices = []
     for name in gpus:
@@ -84,11 +83,20 @@ def list_device_facts(
 def read_memory_mib(root: Path = Path("/")) -> int | None:
     """What this machine's processes may hold, in MiB: its memory, or what the control group allows if that is less."""
     limits = [limit for limit in [read_memory_limit(root)] if limit is not None]
-    with suppress(OSError, ValueError, IndexError):
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                limits.append(int(line.split()[1]) * 1024)
+    total = read_meminfo(root).get("MemTotal")
+    if total is not None:
+        limits.append(total)
     return min(limits) // MIB if limits else None
+
+
+def read_meminfo(root: Path = Path("/")) -> dict[str, int]:
+    """The kernel's figures of this machine's memory, in bytes, by their names; empty where there are none."""
+    found = {}
+    with suppress(OSError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            with suppress(ValueError, IndexError):
+                found[line.partition(":")[0]] = int(line.split()[1]) * 1024
+    return found
 
 
 def _read_processor(root: Path) -> str:
@@ -99,14 +107,19 @@ def _read_processor(root: Path) -> str:
     return ""
 
 
-def _ask_driver() -> str:
-    """The driver's table; empty where it does not answer."""
+def _ask_for_memory() -> str:
+    return ask_driver("index,uuid,memory.total,name")
+
+
+def ask_driver(fields: str) -> str:
+    """The driver's table of its GPUs with these fields, a GPU a line; empty where it does not answer."""
     program = which("nvidia-smi")
     if program is None:
         return ""
+    argv = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(
-            [program, *_QUERY], capture_output=True, text=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
+            argv, capture_output=True, text=True, timeout=_ASK_S, check=False, stdin=subprocess.DEVNULL
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -123,7 +136,7 @@ def _read_gpus(table: str) -> dict[str, tuple[int | None, str]]:
     return found
 
 
-def _list_visible(known: Sequence[str]) -> list[str]:
+def list_visible(known: Sequence[str]) -> list[str]:
     """What cuda:0, cuda:1 and so on are, by index or UUID as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

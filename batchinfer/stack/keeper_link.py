@@ -15,6 +15,7 @@ from batchinfer.errors import BatchinferError
 from batchinfer.observe.logs import get_logger
 from batchinfer.services import fleet as fleet_service
 from batchinfer.services import placing, replicas
+from batchinfer.stack.loads import LoadWatch
 from batchinfer.stack.orphans import process_runs
 from batchinfer.store import hosts
 
@@ -58,6 +59,7 @@ class KeeperLink(threading.Thread):
         #: Another keeper has this host now.
         self.superseded = False
         self._ctx, self._devices, self._say = ctx, devices, say
+        self._loads = LoadWatch(devices)
         self._rows: list[Assignment] | None = None
         self._ends: queue.SimpleQueue[Ending] = queue.SimpleQueue()
         self._unsaid: Ending | None = None
@@ -85,10 +87,12 @@ class KeeperLink(threading.Thread):
         """Place nothing here any more, and end. Bounded in time, whatever the database does."""
         self._quit.set()
         self._soon.set()
+        self._loads.close()
         if self.ident is not None:
             self.join(LAST_WORDS_S)
 
     def run(self) -> None:
+        self._loads.start()
         answers = True
         while not self._quit.is_set() and not self.superseded:
             try:
@@ -109,7 +113,7 @@ class KeeperLink(threading.Thread):
     def _look(self) -> None:
         self._report_ends()
         with self._ctx.db.transaction(relaxed=True) as tx:
-            if not hosts.beat_host(tx, self.host, self.keeper_id):
+            if not hosts.beat_host(tx, self.host, self.keeper_id, self._loads.take()):
                 self.superseded = True
                 return
         placing.reconcile(self._ctx)

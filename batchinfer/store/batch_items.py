@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchinfer.store.session import Transaction
 
 #: The code of what ended without an answer, in the words of the error file.
-_CODE = """CASE j.final_state WHEN 'expired' THEN 'batch_expired' WHEN 'cancelled' THEN 'batch_cancelled'
+CODE = """CASE j.final_state WHEN 'expired' THEN 'batch_expired' WHEN 'cancelled' THEN 'batch_cancelled'
                 ELSE coalesce(j.error ->> 'code', 'failed') END"""
 _UNANSWERED = "j.final_state IN ('failed', 'quarantined', 'expired', 'cancelled') AND j.deleted_at IS NULL"
 _ITEMS = f"""
@@ -31,7 +31,7 @@ _ITEMS = f"""
 _LINE = text("SELECT line FROM jobs WHERE id = :job_id AND batch_id = :batch_id")
 _CAUSES = text(f"""
     WITH causes AS (
-        SELECT {_CODE} AS code, coalesce(j.error ->> 'type', 'server_error') AS error_type, j.final_state AS state,
+        SELECT {CODE} AS code, coalesce(j.error ->> 'type', 'server_error') AS error_type, j.final_state AS state,
                count(*) AS number, min(j.line) AS line
         FROM jobs j WHERE j.batch_id = :batch_id AND {_UNANSWERED} GROUP BY 1, 2, 3)
     SELECT c.*, e.custom_id, coalesce(e.error ->> 'message', '') AS message
@@ -56,7 +56,7 @@ def list_items(
         conditions.append(state_condition(state))
         values["state"] = state
     if code is not None:
-        conditions.append(f"{_UNANSWERED} AND {_CODE} = :code")
+        conditions.append(f"{_UNANSWERED} AND {CODE} = :code")
         values["code"] = clean_text(code)
     if custom_id is not None:
         conditions.append("j.custom_id = :custom_id")
@@ -82,7 +82,7 @@ def list_causes(tx: Transaction, batch_id: UUID) -> list[Cause]:
 _OF_STATES = f"""
     FROM jobs j WHERE j.batch_id = :batch_id AND j.final_state = ANY (CAST(:states AS text[])) AND j.deleted_at IS NULL
       AND (cardinality(CAST(:names AS text[])) = 0 OR j.custom_id = ANY (CAST(:names AS text[])))
-      AND (cardinality(CAST(:codes AS text[])) = 0 OR {_CODE} = ANY (CAST(:codes AS text[])))
+      AND (cardinality(CAST(:codes AS text[])) = 0 OR {CODE} = ANY (CAST(:codes AS text[])))
 """
 _NUMBERS, _COUNT = text(f"SELECT j.line {_OF_STATES}"), text(f"SELECT count(*) {_OF_STATES}")
 _TAKEN = text("SELECT DISTINCT line FROM jobs WHERE batch_id = ANY (CAST(:ids AS uuid[]))")

@@ -95,6 +95,8 @@ hosts = Table(
     #: `[{"name", "kind", "total_mib", "title"}]`: cpu, cuda:0 and so on.
     Column("devices", JSONB, nullable=False, server_default=text("'[]'")),
     Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+    #: `{"cuda:0": {"taken_mib", "use"}}`: how they stood at the keeper's last look, with all processes on them.
+    Column("loads", JSONB, nullable=False, server_default=text("'{}'")),
     #: No replica is placed here, and those that are here are drained.
     Column("draining", Boolean, nullable=False, server_default=text("false")),
     time_column("started_at", nullable=False, now=True),

@@ -28,7 +28,9 @@ _NOTE_QUEUE = text("""
 # ended, so that long ones may count for more than that minute has.
 _NOTE_DEVICES = text("""
     WITH there AS (
-        SELECT h.host, d.value ->> 'name' AS device, CAST(d.value ->> 'total_mib' AS float) AS total_mib
+        SELECT h.host, d.value ->> 'name' AS device, CAST(d.value ->> 'total_mib' AS float) AS total_mib,
+               CAST(h.loads -> (d.value ->> 'name') ->> 'taken_mib' AS float) AS taken_mib,
+               CAST(h.loads -> (d.value ->> 'name') ->> 'use' AS float) AS use
         FROM hosts h, jsonb_array_elements(h.devices) AS d
         WHERE h.ended_at IS NULL AND h.heartbeat_at > now() - make_interval(secs => :silent_s)),
     took AS (SELECT model, sum(device_us) / 60e6 AS share FROM minutes
@@ -42,9 +44,9 @@ _NOTE_DEVICES = text("""
         SELECT host, device, sum(mib) AS mib,
                least(1, sum(CASE WHEN h.state = 'ready' THEN t.share / h.ready END)) AS busy
         FROM held h LEFT JOIN took t USING (model) GROUP BY host, device)
-    INSERT INTO device_gauges (span_s, at, host, device, total_mib, used_mib, busy)
+    INSERT INTO device_gauges (span_s, at, host, device, total_mib, used_mib, busy, taken_mib, use)
     SELECT 60, :at, coalesce(t.host, u.host), coalesce(t.device, u.device), t.total_mib, coalesce(u.mib, 0),
-           coalesce(u.busy, 0)
+           coalesce(u.busy, 0), t.taken_mib, t.use
     FROM there t FULL JOIN used u ON (u.host, u.device) = (t.host, t.device)
     ON CONFLICT DO NOTHING
 """)

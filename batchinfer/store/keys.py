@@ -57,6 +57,10 @@ _TOUCH = text("UPDATE api_keys SET last_used_at = now() WHERE id = :id")
 _REVOKE = text(f"""
     UPDATE api_keys SET revoked_at = now() WHERE id = :id AND {_MINE} AND revoked_at IS NULL RETURNING id
 """)  # noqa: S608
+_SHORTEN = text(f"""
+    UPDATE api_keys SET expires_at = least(expires_at, now() + make_interval(secs => :within_s))
+    WHERE id = :id AND {_MINE} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) RETURNING id
+""")  # noqa: S608
 
 
 def ensure_tenant(tx: Transaction, tenant_id: UUID, name: str) -> None:
@@ -108,6 +112,13 @@ def touch_key(tx: Transaction, key_id: UUID) -> None:
 def revoke_key(tx: Transaction, tenant_id: UUID | None, key_id: UUID) -> bool:
     """End a key of a tenant (None: of any). False if it had ended or is not there."""
     return tx.execute(_REVOKE, {"id": key_id, "tenant_id": tenant_id}).first() is not None
+
+
+def shorten_key(tx: Transaction, tenant_id: UUID | None, key_id: UUID, within_s: float) -> bool:
+    """Let a key of a tenant (None: of any) end within so many seconds; never later than before. False if it had ended
+    or is not there."""
+    values = {"id": key_id, "tenant_id": tenant_id, "within_s": within_s}
+    return tx.execute(_SHORTEN, values).first() is not None
 
 
 def _as_key(row: object) -> StoredKey:

@@ -57,7 +57,8 @@ class Depth:
 
 @dataclass(frozen=True)
 class Load:
-    """How a device stood in a step: MiB in all and held by replicas, and the part of the time that it computed."""
+    """How a device stood in a step: MiB in all and held by replicas, and the part of the time that it computed for
+    them. `taken_mib` and `use` are the same with all processes on it, as measured; None where nobody could."""
 
     at: datetime
     host: str
@@ -65,6 +66,8 @@ class Load:
     total_mib: float | None
     used_mib: float
     busy: float
+    taken_mib: float | None = None
+    use: float | None = None
 
 
 _STEP = "date_bin(make_interval(secs => :step_s), at, timestamptz '2000-01-01 00:00:00+00')"
@@ -103,7 +106,8 @@ _DEPTHS = text(
 _LOADS = text(
     f"""
     WITH {_ROLLED}
-    SELECT {_STEP} AS at, host, device, max(total_mib) AS total_mib, avg(used_mib) AS used_mib, avg(busy) AS busy
+    SELECT {_STEP} AS at, host, device, max(total_mib) AS total_mib, avg(used_mib) AS used_mib, avg(busy) AS busy,
+           avg(taken_mib) AS taken_mib, avg(use) AS use
     FROM device_gauges WHERE {_GAUGES} GROUP BY 1, host, device ORDER BY 1, host, device
     """  # noqa: S608 - made of constants
 )

@@ -75,13 +75,15 @@ _MAKE_GAUGES = (
         DO UPDATE SET waiting = excluded.waiting, running = excluded.running, oldest_s = excluded.oldest_s
     """),
     text("""
-        INSERT INTO device_gauges (span_s, at, host, device, total_mib, used_mib, busy)
-        SELECT 3600, date_trunc('hour', at, 'UTC'), host, device, max(total_mib), avg(used_mib), avg(busy)
+        INSERT INTO device_gauges (span_s, at, host, device, total_mib, used_mib, busy, taken_mib, use)
+        SELECT 3600, date_trunc('hour', at, 'UTC'), host, device, max(total_mib), avg(used_mib), avg(busy),
+               avg(taken_mib), avg(use)
         FROM device_gauges
         WHERE span_s = 60 AND at >= coalesce(CAST(:since AS timestamptz), '-infinity') AND at < :until
         GROUP BY 2, host, device
         ON CONFLICT (span_s, at, host, device)
-        DO UPDATE SET total_mib = excluded.total_mib, used_mib = excluded.used_mib, busy = excluded.busy
+        DO UPDATE SET total_mib = excluded.total_mib, used_mib = excluded.used_mib, busy = excluded.busy,
+            taken_mib = excluded.taken_mib, use = excluded.use
     """),
 )
 _MINUTES_END = "at < least(date_trunc('day', now(), 'UTC') - interval '2 days', CAST(:until AS timestamptz))"

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
+from batchinfer.store.batch_items import CODE
+from batchinfer.store.clean import clean_text
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -69,3 +73,25 @@ def list_run_documents(
     statement = text(_LIST.format(bounds=" ".join(_BOUNDS[name] for name in given)))
     rows = tx.execute(statement, {"run_id": run_id, "tenant_id": tenant_id, "limit": limit, **given})
     return [RunDocument(**row._mapping) for row in rows]
+
+
+_FAILED = text(f"""
+    SELECT d.uri FROM documents d
+    WHERE d.run_id = :run_id AND d.tenant_id = :tenant_id AND d.uri IS NOT NULL AND d.same_as IS NULL
+      AND ((cardinality(CAST(:codes AS text[])) = 0 AND d.outcome IN ('failed', 'completed_with_errors'))
+           OR d.error ->> 'code' = ANY (CAST(:codes AS text[]))
+           OR d.id IN (
+               SELECT j.document_id FROM jobs j
+               WHERE j.batch_id = :run_id AND j.final_state = ANY (CAST(:states AS text[])) AND j.deleted_at IS NULL
+                 AND (cardinality(CAST(:codes AS text[])) = 0 OR {CODE} = ANY (CAST(:codes AS text[])))))
+    ORDER BY d.number LIMIT :limit
+""")  # noqa: S608 - made of constants
+
+
+def list_failed_uris(
+    tx: Transaction, tenant_id: UUID, run_id: UUID, states: Sequence[str], codes: Sequence[str], *, limit: int
+) -> list[str]:
+    """Addresses of a run's documents that failed, or have a page that ended in one of `states`, for one of `codes`
+    where any are given; each file once, in the order in which they were listed."""
+    values = {"states": list(states), "codes": [clean_text(code) for code in codes], "limit": limit}
+    return list(tx.execute(_FAILED, {"run_id": run_id, "tenant_id": tenant_id, **values}).scalars())

@@ -70,6 +70,8 @@ device_gauges = Table(
     Column("at", DateTime(timezone=True), primary_key=True),
     Column("host", Text, primary_key=True), Column("device", Text, primary_key=True),
     Column("total_mib", Double), Column("used_mib", Double, nullable=False), Column("busy", Double, nullable=False),
+    #: With all processes on it, as its host measured; NULL where nobody could.
+    Column("taken_mib", Double), Column("use", Double),
     version_column(),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from batchinfer.services import deployments, models, placing, replicas, work
 from batchinfer.services.context import Caller, Context
 from batchinfer.services.replicas import News
 from batchinfer.store import fetches, hosts, revisions
-from batchinfer.store.hosts import Device
+from batchinfer.store.hosts import Device, DeviceLoad
 
 DOCREADER = Path(__file__).resolve().parents[2] / "workers/models/docreader"
 FACTS = read_model_facts(DOCREADER)
@@ -62,13 +62,13 @@ class Fleet:
         devices = [Device("cpu", "cpu", total_mib, "EPYC 7B13")]
         replicas.open_host(self.context, host, self.keepers[host], devices, labels)
 
-    def beat(self) -> None:
-        """Every host and every worker gives a sign of life."""
+    def beat(self, load: DeviceLoad | None = None, info: dict[str, Any] | None = None) -> None:
+        """Every host and every worker gives a sign of life, with what they measured."""
         with self.context.db.transaction() as tx:
             for host, keeper in self.keepers.items():
-                assert hosts.beat_host(tx, host, keeper)
+                assert hosts.beat_host(tx, host, keeper, {"cpu": load} if load else None)
         for lease in self.leases:
-            work.beat(self.context, lease)
+            work.beat(self.context, lease, info)
 
     def launch(self, name: str = "reader", **spec: Any) -> UUID:
         """Want a model; nothing is placed by it."""

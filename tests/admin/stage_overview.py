@@ -65,7 +65,7 @@ def _put_gauges(tx: Any, at: datetime, span_s: int, back: int) -> None:
         device_gauges.insert(),
         [
             {"span_s": span_s, "at": at, "host": "one", "device": device, "total_mib": total, "used_mib": used,
-             "busy": min(1, busy)}
+             "busy": min(1, busy), "taken_mib": used + 2_400, "use": min(1, busy + 0.1)}
             for device, total, used, busy in loads
         ],
     )  # fmt: skip

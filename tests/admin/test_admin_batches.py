@@ -299,7 +299,7 @@ def test_a_run_shows_its_documents_report_and_causes(client: FlaskClient, batche
     again = client.post(path(run, "again"), data={"once": mark[1]})
     assert again.status_code == 303
     assert again.location != path(run)
-    assert client.post(path(run, "retry")).status_code == 400
+    assert client.post(path(run, "retry")).status_code == 303, "what failed of it is read again"
 
 
 def test_a_run_that_stopped_itself_says_why(client: FlaskClient, batches: BatchStage) -> None:
@@ -403,13 +403,37 @@ def test_documents_are_checked_before_they_begin(client: FlaskClient, batches: B
     assert client.post("/admin/batches/new/discard", data={"file": kept}).status_code == 404
 
 
+def test_documents_of_a_run_are_read_again_by_cause(client: FlaskClient, batches: BatchStage) -> None:
+    run = batches.run([3, 4, 5, 6], name="nightly")
+    batches.end(None, "engine_error", "worker_lost", "engine_error")
+    question = path(run, "retry") + "?code=engine_error"
+    assert client.get(question).status_code == 400, "it has not ended"
+    batches.finish_run()
+    assert question in client.get(path(run)).text
+    asked = client.get(question)
+    assert "Read 2 documents again" in asked.text
+    (mark,) = re.findall(r'name="once" value="([^"]+)"', asked.text)
+    form = {"once": mark, "code": "engine_error"}
+    begun = client.post(path(run, "retry"), data=form)
+    assert client.post(path(run, "retry"), data=form).location == begun.location, "pressed twice, it acts once"
+    new = batches.look_run(ids.parse_id(ids.BATCH, begun.location.rsplit("/", 1)[1]))
+    assert new.spec["source"]["files"] == [run.spec["source"]["files"][at] for at in (1, 3)]
+    assert (new.name, new.spec["pipeline"]) == (run.name, run.spec["pipeline"])
+    assert batches.work("list") == 1
+    assert batches.look_run(new.id).counts.documents == 2
+    answer = client.post(path(run, "retry"), data={"code": "out_of_memory"})
+    assert (answer.status_code, "no_document_failed" in answer.text) == (400, True)
+
+
 def test_a_sample_batch_begins_with_one_press(client: FlaskClient, batches: BatchStage, context: Context) -> None:
     assert client.post("/admin/batches/sample").status_code == 409, "no model is ready"
     make_ready(context, batches)
     for address in ("/admin/batches", "/admin/", "/admin/jobs"):
         assert "/admin/batches/sample" in client.get(address).text
-    begun = client.post("/admin/batches/sample")
+    (newest,) = re.findall(r'name="newest" value="(\w*)"', client.get("/admin/batches").text)
+    begun = client.post("/admin/batches/sample", data={"newest": newest})
     assert begun.status_code == 303
+    assert client.post("/admin/batches/sample", data={"newest": newest}).location == begun.location, "pressed twice"
     assert batches.work("list") == 1
     run = batches.look_run(ids.parse_id(ids.BATCH, begun.location.rsplit("/", 1)[1]))
     assert run.counts.documents == 12

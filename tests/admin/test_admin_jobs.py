@@ -234,7 +234,7 @@ def test_a_key_that_may_only_look_sees_no_boxes_and_can_do_nothing(reader: Flask
     address = f"/admin/acts/new?verb=retry&job={show(failed)}"
     assert reader.get(address).status_code == 403
     assert reader.post(address).status_code == 403
-    act = bulk_acts.ask_for(stage.context, stage.caller, bulk_acts.BulkVerb.RETRY, ids=[failed.id])
+    act, _ = bulk_acts.ask_for(stage.context, stage.caller, bulk_acts.BulkVerb.RETRY, ids=[failed.id])
     where = f"/admin/acts/{ids.show_id(ids.BULK, act.id)}"
     assert f"{where}/cancel" not in reader.get(where).text
     assert reader.post(f"{where}/cancel").status_code == 403

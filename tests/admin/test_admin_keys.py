@@ -82,6 +82,24 @@ def test_what_a_key_cannot_have_is_said_beside_the_field(client: FlaskClient, co
     assert len(keys.list_keys(context, caller).data) == 1
 
 
+def test_a_key_is_replaced_and_the_new_one_shown_once(client: FlaskClient, context: Context, caller: Caller) -> None:
+    old, token = keys.create_key(context, HOSTILE, ["read"])
+    address = f"/admin/keys/{ids.show_id(ids.KEY, old.id)}/rotate"
+    assert address in client.get("/admin/keys").text
+    question = client.get(address)
+    assert HOSTILE not in question.text
+    (once,) = re.findall(r'name="once" value="(\w+)"', question.text)
+    made = client.post(address, data={"once": once, "overlap_days": "1"})
+    (new,) = set(TOKEN.findall(made.text))
+    for one in (token, new):
+        assert authenticate(context, one).scopes == {"read"}
+    again = client.post(address, data={"once": once, "overlap_days": "1"})
+    assert "This form made its key before" in again.text
+    assert len(keys.list_keys(context, caller).data) == 3
+    assert client.post(address, data={"once": "x", "overlap_days": "soon"}).status_code == 400
+    assert list_actions(context, caller, action="key.rotate", actor="tests") == ["key.rotate"]
+
+
 def test_a_key_is_revoked_after_a_question_and_its_own_leads_to_the_door(
     client: FlaskClient, context: Context, caller: Caller, api_key: str
 ) -> None:

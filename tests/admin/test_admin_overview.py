@@ -131,7 +131,7 @@ def test_charts_tell_what_is_not_known_from_nothing(app: Any) -> None:
     steps = span.list_steps(now)
     point = Point(steps[5], 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, [], [])
     depths = [Depth(steps[7], "", 0, 0, None), Depth(steps[8], "", 0, 0, None), Depth(steps[8], "<b>", 4, 1, 9.0)]
-    loads = [Load(steps[9], "h", "cuda:0", 1000, 400, 0.25), Load(steps[9], "h", "cpu", None, 0, 0)]
+    loads = [Load(steps[9], "h", "cuda:0", 1000, 400, 0.25, 600), Load(steps[9], "h", "cpu", None, 0, 0)]
     with app.test_request_context():
         charts = {chart.key: chart for chart in draw_board(board.Board(span, now, steps, [point], depths, loads))}
     ended = charts["ended"].lines[0].values
@@ -139,10 +139,11 @@ def test_charts_tell_what_is_not_known_from_nothing(app: Any) -> None:
     (waiting,) = charts["waiting"].lines
     assert waiting.values[6:10] == (None, 0.0, 4, None)
     assert waiting.name == "<b>"
-    (memory,) = charts["memory"].lines
-    assert memory.name == "cuda:0 of 1,000 MiB"
-    assert memory.values[9] == 400
-    assert charts["busy"].lines[0].values[9] == 25
+    memory, taken = charts["memory"].lines
+    assert (memory.name, taken.name) == ("cuda:0 of 1,000 MiB", "cuda:0, all processes")
+    assert (memory.values[9], taken.values[8:10]) == (400, (None, 600))
+    (busy,) = charts["busy"].lines
+    assert busy.values[9] == 25, "the use by all is not known, and has no line"
     assert charts["waits"].empty
 
 

@@ -13,6 +13,7 @@ from batchinfer.domain.ids import REPLICA, show_id
 from batchinfer.domain.replicas import ReplicaState as S
 from batchinfer.services import hosts, work
 from batchinfer.store import audit
+from batchinfer.store.hosts import DeviceLoad
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -47,7 +48,14 @@ def test_hosts_and_processes_with_what_they_hold(client: FlaskClient, fleet: Any
     assert "24,152 MiB EPYC 7B13" in text
     assert "gpu=none" in text
     assert "0 of 8" in text
-    assert re.search(r"507 [\d,]+ kept for it of 24,152", text)
+    assert re.search(r"not known 507 when it was ready [\d,]+ kept for it of 24,152", text)
+    assert "all processes now: not known, in use: not known" in text
+    fleet.beat(DeviceLoad(12_345, 0.5), {"rss_mib": 812, "cores": 1.24, "device_mib": None})
+    text = flat(client.get("/admin/workers"))
+    assert "all processes now: 12,345 MiB, in use: 50 %" in text
+    assert "0 of 8 1.2 cores" in text
+    assert "812 507 when it was ready" in text
+    assert "all processes now: 12,345 MiB" in flat(client.get("/admin/models"))
     assert "model · 0.3.0" in text
     assert "loading" in text
     assert "s-silent" not in page.text

@@ -98,6 +98,9 @@ def test_every_route_of_an_administrator_leaves_one_row(
                 continue
             if "{endpoint_id}" in path:
                 filled = path.format(**make_delivery(client, ask()))
+            if "{key_id}" in path:
+                fresh = client.post("/v1/keys", json={"name": "x", "scopes": ["read"]})
+                filled = path.format(key_id=fresh.json["id"])
             if "{deployment_id}" in path:
                 filled = path.format(deployment_id=make_deployment(context, caller, len(acted)))
             before = len(read_rows(context))
@@ -109,7 +112,8 @@ def test_every_route_of_an_administrator_leaves_one_row(
             assert (rows[0].actor, rows[0].key_id) == ("tests", caller.key_id)
             acted[path] = rows[0].action
     assert acted.items() >= {
-        "/v1/keys": "key.create", "/v1/keys/{key_id}/revoke": "key.revoke", "/v1/tenants": "tenant.create",
+        "/v1/keys": "key.create", "/v1/keys/{key_id}/revoke": "key.revoke",
+        "/v1/keys/{key_id}/rotate": "key.rotate", "/v1/tenants": "tenant.create",
         "/v1/tenants/retention": "tenant.retention",
         "/v1/queue/pause": "queue.pause", "/v1/queue/resume": "queue.resume", "/v1/queue/reclass": "queue.reclass",
         "/v1/queue/limits": "queue.limits", "/v1/jobs/{job_id}/release": "job.release",

@@ -160,6 +160,8 @@ def test_a_run_is_started_watched_and_steered(run: Callable[..., Said], context:
     assert "report     report.html" in watched.out
     assert run("runs", "show", run_id, "--json").lines[0]["counts"]["pages"]["ok"] == 2
     assert run("runs", "cancel", run_id).status == 1
+    again = run("runs", "retry", run_id, "--code", "engine_error")
+    assert (again.status, "No document of this run failed" in again.err) == (1, True)
 
 
 def test_a_run_with_failures_ends_with_another_status(run: Callable[..., Said], context: Context) -> None:
@@ -170,6 +172,24 @@ def test_a_run_with_failures_ends_with_another_status(run: Callable[..., Said], 
     Path("two.yaml").write_text("---\n".join([Path("run.yaml").read_text()] * 2))
     two = run("runs", "start", "two.yaml")
     assert (two.status, "declares 2 runs" in two.err) == (1, True)
+
+
+def test_one_act_on_many_jobs_is_asked_for_and_stopped(
+    run: Callable[..., Said], app: OpenAPI, api_key: str, model: str
+) -> None:
+    asked = {"model": model, "messages": [{"role": "user", "content": "Read."}], "metadata": {"shift": "night"}}
+    for _ in range(2):
+        sent = app.test_client().post("/v1/jobs", json=asked, headers={"Authorization": f"Bearer {api_key}"})
+        assert sent.status_code == 202
+    assert run("acts", "start", "cancel").status == 2, "neither jobs nor conditions"
+    assert run("acts", "start", "cancel", sent.json["id"], "--state", "queued").status == 2
+    act = run("acts", "start", "cancel", "--state", "queued", "--class", "normal", "--yes", "--json").lines[0]
+    assert (act["total"], act["search"]) == (2, {"status": "queued", "class": "normal"})
+    assert "cancel  queued" in run("acts", "list").out
+    assert "0 of 2 done" in run("acts", "show", act["id"]).out
+    assert run("acts", "stop", act["id"], "--json").lines[0]["status"] == "cancelled"
+    assert run("acts", "stop", act["id"]).status == 1
+    assert run("acts", "start", "retry", "--all", "--yes").status == 1, "no job allows it"
 
 
 def test_ctrl_c_leaves_a_run_running_and_says_how_to_go_on(

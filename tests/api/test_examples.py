@@ -34,7 +34,9 @@ LINE = {
 #: Where nobody answers while the example waits, and where the example's batch has nothing to do again.
 OTHERWISE = {
     "create_chat_completion": (504, "timeout"),
+    "create_act": (400, "nothing_to_do"),
     "retry_batch": (400, "batch_not_retryable"),
+    "retry_run": (400, "run_not_retryable"),
     "test_webhook_endpoint": (504, "timeout"),
     "draw_sample": (409, "run_not_ended"),
     "judge_page": (404, "sample_page_not_found"),
@@ -79,6 +81,7 @@ def make_things(client: FlaskClient) -> dict[str, str]:
     timing = {"cron": "30 2 * * *", "timezone": "UTC"}
     night = {"source": {"files": [file_id]}, "pipeline": {"model": "docreader", "prompt": "Read."}, "timing": timing}
     made = {"file-": file_id, "upload_": upload, "part_": part, "batch_": batch, "we_": endpoint}
+    made["key_"] = client.post("/v1/keys", json={"name": "mine", "scopes": ["read"]}).json["id"]
     made["sched_"] = client.post("/v1/schedules", json={**night, "name": "mine"}).json["id"]
     made["dep_"] = client.post("/v1/deployments", json={"model": "docreader", "device": "cuda"}).json["id"]
     made["tmpl_"] = client.post("/v1/templates", json={"name": "mine", "prompt": "Read."}).json["id"]

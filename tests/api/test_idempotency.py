@@ -103,6 +103,9 @@ def test_many_at_once_make_one_job(
 AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limits", "revoke", "validate"}
 
 
+#: What would be touched.
+AS_ONCE |= {"count"}
+
 #: POSTs about a webhook endpoint: a change and `enable` are as once, the others are meant anew each time.
 AS_ONCE |= {"{endpoint_id}", "enable", "rotate_secret", "test", "redeliver"}
 

@@ -89,6 +89,7 @@ def test_ids_of_another_tenant_are_not_there(
     ids |= make_delivery(client, ask)
     ids |= make_run(client, model)
     ids["key_id"] = client.post("/v1/keys", json={"name": "mine", "scopes": ["read"]}).json["id"]
+    ids["act_id"] = client.post("/v1/acts", json={"verb": "cancel", "jobs": [job["id"]]}).json["id"]
     ids |= make_results(context, job["id"])
     seen = 0
     for path, methods in make_document(app)["paths"].items():

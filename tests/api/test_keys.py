@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from batchinfer import cli
+from batchinfer.domain.ids import KEY, show_id
 from batchinfer.services.keys import create_key
 
 if TYPE_CHECKING:
@@ -56,6 +57,38 @@ def test_no_key_hands_on_what_it_lacks(client: FlaskClient, make_client: Any, co
     refused = clerk.post("/v1/keys", json={"name": "more", "scopes": ["read", "submit"]})
     assert (refused.status_code, refused.json["error"]["code"]) == (403, "scope_not_held")
     assert clerk.post("/v1/keys", json={"name": "less", "scopes": ["read"]}).status_code == 201
+
+
+def test_a_key_is_replaced_by_its_like(client: FlaskClient, make_client: Any) -> None:
+    body = {"name": "scanner", "scopes": ["read"], "requests_per_minute": 90, "expires_in": 86_400}
+    old = client.post("/v1/keys", json=body).json
+    new = client.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 3600}, headers={"Idempotency-Key": "r"})
+    shown = new.json
+    assert (new.status_code, shown["name"], shown["scopes"], shown["requests_per_minute"]) == (
+        201, "scanner", ["read"], 90)  # fmt: skip
+    assert shown["key"] not in (None, old["key"])
+    assert shown["expires_at"] - shown["created_at"] == 86_400
+    ends = client.get(f"/v1/keys/{old['id']}").json
+    assert abs(ends["expires_at"] - ends["created_at"] - 3600) < 300
+    for token in (old["key"], shown["key"]):
+        assert make_client(token).get("/v1/jobs").status_code == 200
+    again = client.post(f"/v1/keys/{old['id']}/rotate", json={"overlap": 3600}, headers={"Idempotency-Key": "r"})
+    assert (again.json["id"], again.json["key"]) == (shown["id"], None)
+    # It never lives longer by it than it would have.
+    client.post(f"/v1/keys/{old['id']}/rotate")
+    assert client.get(f"/v1/keys/{old['id']}").json["expires_at"] == ends["expires_at"]
+    client.post(f"/v1/keys/{shown['id']}/rotate", json={"overlap": 0})
+    assert make_client(shown["key"]).get("/v1/jobs").status_code == 401
+    refused = client.post(f"/v1/keys/{shown['id']}/rotate")
+    assert (refused.status_code, refused.json["error"]["code"]) == (409, "key_ended")
+
+
+def test_a_key_replaces_none_that_may_do_more(client: FlaskClient, context: Context, make_client: Any) -> None:
+    strong, _token = create_key(context, "strong", ["submit", "read"])
+    clerk = make_client(create_key(context, "clerk", ["admin", "read"])[1])
+    refused = clerk.post(f"/v1/keys/{show_id(KEY, strong.id)}/rotate")
+    assert (refused.status_code, refused.json["error"]["code"]) == (403, "scope_not_held")
+    assert client.get(f"/v1/keys/{show_id(KEY, strong.id)}").json["expires_at"] is None
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from batchinfer.domain.ids import DEPLOYMENT, show_id
 from batchinfer.domain.replicas import ReplicaState as S
 from batchinfer.services import deployments
+from batchinfer.store.hosts import DeviceLoad
 
 pytestmark = pytest.mark.browser
 
@@ -82,7 +83,7 @@ def test_every_page_about_models_is_clean(look: Callable[..., Any], fleet: Any, 
             window.check()
         paths = fill(fleet)
         for name, path in paths.items():
-            fleet.beat()
+            fleet.beat(DeviceLoad(9_412, 0.63), {"rss_mib": 812, "cores": 1.2, "device_mib": None})
             window.open(path)
             if name == "plan-wrong":
                 assert [line for line in window.trouble if "400" not in line] == []

@@ -33,7 +33,7 @@ def carry_out(stage: Any, claim: Any, *, steps: int = 100) -> bool:
 
 
 def ask(stage: Any, verb: BulkVerb, **how: Any) -> str:
-    act = bulk_acts.ask_for(stage.context, stage.caller, verb, **how)
+    act, _ = bulk_acts.ask_for(stage.context, stage.caller, verb, **how)
     return f"/admin/acts/{ids.show_id(ids.BULK, act.id)}"
 
 

@@ -55,6 +55,7 @@ def fill(context: Context, caller: Caller, folder: Path) -> dict[str, str]:
         "runs": "/admin/runs",
         "keys": "/admin/keys",
         "key-new": "/admin/keys/new",
+        "key-replace": f"/admin/keys/{ids.show_id(ids.KEY, caller.key_id)}/rotate",
         "settings": "/admin/settings",
         "audit": "/admin/audit",
     }

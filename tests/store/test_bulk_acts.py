@@ -46,7 +46,7 @@ def carry_out(bench: Any, claim: Any = None, *, steps: int = 1000) -> bool:
 
 
 def ask(bench: Any, verb: BulkVerb, **how: Any) -> Any:
-    return bulk_acts.ask_for(bench.ctx, bench.caller, verb, **how)
+    return bulk_acts.ask_for(bench.ctx, bench.caller, verb, **how)[0]
 
 
 def read(bench: Any, act: Any) -> Any:
@@ -192,7 +192,7 @@ def test_a_key_that_ended_meanwhile_stops_it(bench: Any, context: Any) -> None:
     fail(bench, 2)
     key, token = keys.create_key(context, "short", ["submit", "read", "cancel"])
     mine = keys.authenticate(context, token)
-    act = bulk_acts.ask_for(context, mine, BulkVerb.RETRY, search=JobSearch())
+    act, _ = bulk_acts.ask_for(context, mine, BulkVerb.RETRY, search=JobSearch())
     keys.revoke_key(context, bench.caller, key.id)
     claim = claim_act(bench)
     with pytest.raises(Forbidden) as refused:

@@ -133,8 +133,9 @@ def test_a_tick_looks_at_queue_and_devices_once_a_minute(bench: Any) -> None:
     bench.put(3)
     bench.claim(bench.open(), limit=1)
     bench.run("UPDATE queue SET created_at = now() - interval '90 seconds'")
+    keeper = uuid4()
     with bench.ctx.db.transaction() as tx:
-        hosts.open_host(tx, "one", uuid4(), [hosts.Device("cuda:0", "cuda", 81_559), hosts.Device("cpu", "cpu")])
+        hosts.open_host(tx, "one", keeper, [hosts.Device("cuda:0", "cuda", 81_559), hosts.Device("cpu", "cpu")])
         for name, mib, state in (("a", 4000, "ready"), ("b", None, "loading")):
             tx.execute(
                 fleet_tables.replicas.insert(),
@@ -146,6 +147,8 @@ def test_a_tick_looks_at_queue_and_devices_once_a_minute(bench: Any) -> None:
                  " VALUES (:t, 'reader', date_trunc('minute', now()) - interval '1 minute', 30000000)"),
             {"t": DEFAULT_TENANT},
         )  # fmt: skip
+        assert hosts.beat_host(tx, "one", keeper, {"cuda:0": hosts.DeviceLoad(12_000, 0.75)})
+        assert hosts.beat_host(tx, "one", keeper), "a beat without a look keeps the last one"
     assert upkeep.note_gauges(bench.ctx)
     again = [upkeep.note_gauges(bench.ctx) for _ in range(2)]
     assert again.count(True) <= 1, "a minute may have begun meanwhile"
@@ -159,6 +162,8 @@ def test_a_tick_looks_at_queue_and_devices_once_a_minute(bench: Any) -> None:
     assert depth.oldest_s == pytest.approx(90, abs=60)
     assert (gpu.device, gpu.total_mib, gpu.used_mib) == ("cuda:0", 81_559, 9000)
     assert 0 < gpu.busy <= 0.5
+    assert (gpu.taken_mib, gpu.use) == (12_000, 0.75)
+    assert (cpu.taken_mib, cpu.use) == (None, None)
     assert (cpu.device, cpu.total_mib, cpu.used_mib, cpu.busy) == ("cpu", None, 0, 0)
 
 
@@ -175,7 +180,16 @@ def test_hours_of_gauges_are_means_and_the_greatest_age(context: Context) -> Non
                 tx.execute(queue_gauges.insert(), row | {"oldest_s": 5.0 * number if row["model"] else None})
             tx.execute(
                 device_gauges.insert(),
-                {"span_s": 60, "at": at, "host": "h", "device": "cpu", "used_mib": number, "busy": 0.5},
+                {
+                    "span_s": 60,
+                    "at": at,
+                    "host": "h",
+                    "device": "cpu",
+                    "used_mib": number,
+                    "busy": 0.5,
+                    "taken_mib": 100 if number else None,
+                    "use": None,
+                },
             )
         until = rollup.make_hours(tx)
     assert until in (start, start + HOUR), "in the first five minutes of an hour the one before it is not made"
@@ -185,7 +199,7 @@ def test_hours_of_gauges_are_means_and_the_greatest_age(context: Context) -> Non
         (load,) = points.list_loads(tx, window)
     assert found["reader"].waiting == 5.0
     assert found["reader"].oldest_s == 5.0
-    assert (load.used_mib, load.busy) == (1.5, 0.5)
+    assert (load.used_mib, load.busy, load.taken_mib, load.use) == (1.5, 0.5, 100, None)
 
 
 def test_counts_without_durations_leave_the_histograms_as_they_are(bench: Any) -> None:
