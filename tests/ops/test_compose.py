@@ -94,8 +94,6 @@ def test_a_keeper_is_found_by_the_name_that_it_gives(services: dict[str, Any]) -
 
 def test_every_setting_that_it_names_exists_and_is_right(services: dict[str, Any]) -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT
-    if "metrics_port" not in Settings.model_fields:  # what tells metrics is not in this tree
-        known |= {f"{PREFIX}METRICS_{name}" for name in ("PORT", "HOST", "NETWORKS")}
     for name in OURS:
         named = {key: read_default(str(value)) for key, value in services[name]["environment"].items()}
         assert {key for key in named if key.startswith(PREFIX)} <= known, name
