@@ -13,8 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchinfer.doctor.everything import HOST
-from batchinfer.doctor.service_checks import SERVICE_CHECKS
+from batchinfer.doctor.everything import HOST, SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,7 +55,7 @@ def render_findings() -> str:
     """Every check by its group: why it is made, and what each of its findings asks for."""
     lines: list[str] = []
     group = ""
-    for check in (*SERVICE_CHECKS, *HOST):
+    for check in (*SERVICE, *HOST):
         if check.group != group:
             group = check.group
             lines += [f"## The doctor: {group}", ""]

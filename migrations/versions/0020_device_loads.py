@@ -17,9 +17,3 @@ def upgrade() -> None:
     """Add columns; programs of before neither read nor write them."""
     op.execute("ALTER TABLE hosts ADD COLUMN loads JSONB DEFAULT '{}' NOT NULL")
     op.execute("ALTER TABLE device_gauges ADD COLUMN taken_mib DOUBLE PRECISION, ADD COLUMN use DOUBLE PRECISION")
-
-
-def downgrade() -> None:
-    """Forget what was measured."""
-    op.execute("ALTER TABLE device_gauges DROP COLUMN taken_mib, DROP COLUMN use")
-    op.execute("ALTER TABLE hosts DROP COLUMN loads")

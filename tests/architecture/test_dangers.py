@@ -18,6 +18,7 @@ NETWORK = {"requests", "httpx", "httpx2", "urllib3", "aiohttp", "http.client", "
 #: Who may use them, and why no user chooses where they lead.
 OUTWARD = {
     "batchinfer/media/outward.py": "the guarded way out",
+    "batchinfer/doctor/port_checks.py": "knocks at the port that this host's own web server is told to have",
     "batchinfer/client": "a client of this service, in a program of the user's",
     "batchinfer/demo": "asks the service that it started",
     "batchinfer/stack": "asks the processes that it started whether they are healthy",

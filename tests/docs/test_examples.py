@@ -194,8 +194,8 @@ def test_yaml_of_the_examples_is_read_as_ours(manual: list[Page]) -> None:
     declared = 0
     for page in manual:
         for block in page.list_blocks():
-            if block.language not in {"yaml", "yml"}:
-                continue
+            if block.language not in {"yaml", "yml"} or block.text.startswith("services:"):
+                continue  # the last for Docker Compose, which has tags of its own
             for _, value in read_documents(block.text):
                 if isinstance(value, dict) and {"pipeline", "timing"} <= value.keys():
                     declared += 1

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from batchinfer.doctor.everything import HOST
+from batchinfer.doctor.everything import HOST, SERVICE
 from batchinfer.doctor.findings import Check, Look, Said, fail, fine, warn
 from batchinfer.doctor.remedies import list_said, put_findings, render_findings
-from batchinfer.doctor.service_checks import SERVICE_CHECKS
 from tests.docs.conftest import ROOT
 
 LEAST = 3
@@ -33,7 +32,7 @@ def test_the_page_says_what_the_doctor_says() -> None:
 
 def test_every_check_is_told_with_its_reason() -> None:
     told = render_findings()
-    for check in (*SERVICE_CHECKS, *HOST):
+    for check in (*SERVICE, *HOST):
         assert f"### {check.name}\n\n{check.why}\n" in told
 
 
@@ -42,7 +41,7 @@ def test_every_finding_of_the_sources_is_told_with_a_remedy() -> None:
     written = 0
     for file in (ROOT / "batchinfer" / "doctor").glob("*_checks.py"):
         written += len(re.findall(r"\b(?:warn|fail)\(", file.read_text()))
-    told = [said for check in (*SERVICE_CHECKS, *HOST) for said in list_said(check)]
+    told = [said for check in (*SERVICE, *HOST) for said in list_said(check)]
     assert len(told) == written
     assert all(message and remedy for _, message, remedy in told)
 
