@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from batchinfer.errors import Unavailable
+from batchinfer.store.clean import load_json
 
 #: An open transaction; what every function of the store takes first.
 Transaction: TypeAlias = Connection
@@ -46,6 +47,7 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",
+            json_deserializer=load_json,
             hide_parameters=True,  # a prompt in an error would be a prompt in a log
             connect_args={
                 "application_name": application[:63],

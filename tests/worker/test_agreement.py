@@ -74,7 +74,7 @@ def place(context: Context, caller: Caller, golden: list[dict[str, Any]], swap: 
 def on_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """A process that takes itself for one on a GPU, where ours is the fake one. Answers vLLM's options."""
     monkeypatch.setattr(loader, "open_engine", lambda _kind, model, /, **_: FakeEngine(model=model.name, slots=2))
-    monkeypatch.setattr(model_worker, "pin", lambda _device, _threads: Pinned("cuda:0", 1))
+    monkeypatch.setattr(model_worker, "pin", lambda *_asked: Pinned("cuda:0", 1))
     python = tmp_path / "python"
     architecture = json.loads((DOCREADER / "config.json").read_text())["architectures"][0]
     said = json.dumps(["0.32.0", [architecture]])

@@ -71,7 +71,7 @@ def test_a_shard_short_by_one_byte_under_a_deployment_that_runs(
 
     replicas.end_process(context, running, "here", 1, "killed by signal 7")
     again = place(context, wish)
-    monkeypatch.setattr(model_worker, "pin", lambda _device, _threads: Pinned("cpu", 1))
+    monkeypatch.setattr(model_worker, "pin", lambda *_asked: Pinned("cpu", 1))
     duty = ModelDuty(context, "model0@here", Plan("reader", "cpu", "auto", 2, 1, {}, replica=again))
     with pytest.raises(StartFailed, match="weights_truncated"):
         duty.open()
