@@ -113,7 +113,9 @@ class Heart(threading.Thread):
         gone = [claim for claim in before if (claim.id, claim.attempt) not in answer.held]
         gone = [claim for claim in gone if self._lease.held.pop(claim)]
         if gone:
-            _log.info("work stopped: its rows are gone", job_ids=[str(claim.subject_id) for claim in gone[:10]])
+            _log.info("work stopped: its rows are gone", rows=len(gone))
+            for claim in gone[:10]:
+                _log.info("work stopped: its row is gone", **claim.tags)
             self._station.cancel(gone)
             self._committer.events.revoke(gone)
         self._give_back_strangers(lease_id, answer)

@@ -78,7 +78,7 @@ def read_own_text(piece: Work, sandbox: SandboxPool) -> str:
         try:
             texts.append(str(sandbox.run("read_text", source=str(source), page=page)["text"]).strip())
         except (BadDocument, BadImage, Failure) as error:
-            _log.warning("a page's own text cannot be read", job_id=str(piece.claim.subject_id), code=error.code)
+            _log.warning("a page's own text cannot be read", code=error.code, **piece.claim.tags)
     return "\n\n".join(filter(None, texts))
 
 

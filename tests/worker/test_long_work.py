@@ -31,7 +31,8 @@ def workshop(context: Context, tmp_path: Path) -> Iterator[Workshop]:
 
 
 def piece(kind: str) -> Any:
-    return SimpleNamespace(claim=SimpleNamespace(id=new_id(), kind=kind, subject_id=new_id()))
+    claim = SimpleNamespace(id=new_id(), kind=kind, subject_id=new_id(), tags={}, trace=None)
+    return SimpleNamespace(claim=claim)
 
 
 def test_pages_are_rendered_while_a_source_is_listed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

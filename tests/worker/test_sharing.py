@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from batchinfer.domain.ids import new_id
+from batchinfer.domain.ids import JOB, new_id, show_id
 from batchinfer.domain.jobs import JobState
 from batchinfer.store import keys
 from batchinfer.store.tables import SCHEMA_VERSION
@@ -88,4 +88,4 @@ def test_a_job_whose_picture_is_gone_is_counted_and_named_in_the_log(make_rig, w
     assert (failed.state, failed.error["code"], done.state) == (JobState.FAILED, "blob_missing", JobState.SUCCEEDED)
     counted = fetch(work, "SELECT sum(failed) AS failed, sum(succeeded) AS succeeded FROM minutes")
     assert (counted.failed, counted.succeeded) == (1, 1)
-    assert [line["code"] for line in logged if line.get("job_id") == str(missing)] == ["blob_missing"]
+    assert {line["code"] for line in logged if line.get("job_id") == show_id(JOB, missing)} == {"blob_missing"}
