@@ -44,7 +44,7 @@ _TARGETS: dict[str, Any] = {
     "description": "Workers that tell metrics, as Prometheus's http_sd reads them.",
     "content": {"application/json": {"schema": {"type": "array", "items": MetricsTarget.model_json_schema()}}},
 }
-_REFUSED = {status: refusal for status, refusal in refusals().items() if status in (403, 503)}
+_REFUSED: dict[str | int, Any] = {status: refusal for status, refusal in refusals().items() if status in (403, 503)}
 
 
 @routes.get("/metrics", operation_id="get_metrics", responses={200: _PAGE, **_REFUSED})
