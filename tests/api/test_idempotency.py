@@ -100,7 +100,7 @@ def test_many_at_once_make_one_job(
 
 
 #: POSTs that make nothing: what they do is done once, however often they come.
-AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limits", "revoke", "validate"}
+AS_ONCE = {"cancel", "complete", "release", "pause", "resume", "reclass", "limits", "retention", "revoke", "validate"}
 
 
 #: What would be touched.
