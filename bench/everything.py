@@ -88,6 +88,7 @@ EVERY = (
     Bench("documents", ("bench.documents",), "40 minutes", _SERVICE, ("--small",)),
     Bench("admin", ("bench.admin", "--jobs", "300000"), "6 minutes", (*_SERVICE, room(4)),
           ("--jobs", "3000", "--repeats", "2")),
+    Bench("tuning", ("bench.tuning",), "2 minutes", (package("torch"),), ("--rounds", "1", "--seconds", "0.1")),
     Bench("chaos", ("bench.chaos",), "4 minutes", _SERVICE, ("--jobs", "300", "--faults", "2")),
     Bench("gpu", ("bench.gpu", "--model", "2b", "--out", "bench/results/gpu-2b.jsonl"), "not known",
           (*_ENGINE, cuda), out=False),

@@ -45,6 +45,7 @@ def register_hooks(app: Flask) -> None:
     """Run `_begin` before everything else of a request and `_end` after it."""
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(lambda _error: begin_trace(None))
 
 
 def _begin() -> None:

@@ -132,7 +132,8 @@ def list_acts(ctx: Context, caller: Caller, *, after: UUID | None = None, limit:
 
 
 def cancel_act(ctx: Context, caller: Caller, act_id: UUID) -> BulkAct:
-    """End an act half way. What it did stays done. Raises NotFound, Conflict (code act_ended)."""
+    """End an act half way. What it did stays done. Raises Forbidden, NotFound, Conflict (code act_ended)."""
+    caller.require("read")
     with ctx.db.transaction() as tx:
         act = _require(store.find_act(tx, caller.tenant_id, act_id))
         caller.require(act.verb.scope)

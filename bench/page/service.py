@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from bench.api import report as api_report
@@ -129,6 +130,29 @@ def read_admin(found: Found) -> Section:
         ],
         tables=[("The five slowest, ms", ["", "least", "median", "p95"], rows)],
         page="admin.md",
+    )
+
+
+def read_tuning(found: Found) -> Section:
+    """tuning.json."""
+    rows = [
+        [
+            f"beside {way['busy']} busy processes" if way["busy"] else "alone", way["way"],
+            number(median(way["steps_per_s"])),
+            f"{median(way['ratios']):.2f} ({min(way['ratios']):.2f} to {max(way['ratios']):.2f})",
+        ]
+        for way in found["ways"]
+    ]  # fmt: skip
+    return Section(
+        title="Tuning of a worker",
+        command="make bench-tuning",
+        about=f"Steps over 64 MiB of float32 weights on a CPU, {found['rounds']} rounds in which the ways take turns; "
+        "ratios are to one thread of the same round and load.",
+        limit="None was taken beside them: each way stands beside one thread.",
+        unmeasured="Several NUMA nodes; GPUs; SMT siblings; real traffic.",
+        taken=[Taken("all", found.get("machine", {}))],
+        tables=[("Steps a second", ["load", "way", "steps/s, median", "ratio"], rows)],
+        page="tuning.md",
     )
 
 

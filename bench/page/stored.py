@@ -23,6 +23,7 @@ KNOWN: tuple[tuple[str, Callable[[Any], Section], str, str], ...] = (
     ("queue.json", service.read_queue, "what the queue costs", "make bench-queue"),
     ("api.json", service.read_api, "what HTTP and the whole service cost", "make bench-api"),
     ("documents.json", service.read_documents, "a night of documents", "make bench-documents"),
+    ("tuning.json", service.read_tuning, "threads, cores and priority of a worker", "make bench-tuning"),
     ("admin.json", service.read_admin, "the admin pages before a month of jobs", "make bench-admin"),
 )
 _GPU = ("anything on a GPU", "python -m bench.gpu")

@@ -40,6 +40,7 @@ PREFIXES = {
     "golden": "gold_",
     "deployment": "dep_",
     "replica": "rep_",
+    "act": "bulk_",
 }
 
 
@@ -109,7 +110,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "POST /v1/jobs", "POST /v1/files", "POST /v1/batches", "DELETE /v1/files/ID", "POST /v1/uploads",
                 "POST /v1/uploads/ID/parts", "POST /v1/uploads/ID/complete", "POST /v1/uploads/ID/cancel",
                 "POST /v1/batches/validate", "POST /v1/batches/ID/retry",
-                "POST /v1/jobs/ID/retry",
+                "POST /v1/jobs/ID/retry", "POST /v1/runs/ID/retry",
                 "POST /v1/runs", "POST /v1/runs/preview", "POST /v1/schedules", "POST /v1/schedules/apply",
                 "PATCH /v1/schedules/ID", "DELETE /v1/schedules/ID", "POST /v1/schedules/ID/run",
                 "POST /v1/templates", "POST /v1/templates/apply", "DELETE /v1/templates/ID",
@@ -137,7 +138,7 @@ def test_a_key_that_ended_answers_as_one_that_never_was(
                 "GET /v1/goldens", "GET /v1/goldens/export",
                 "GET /v1/deployments", "GET /v1/deployments/ID", "GET /v1/hosts", "GET /v1/replicas",
                 "GET /v1/fleet/events", "GET /v1/models/ID/revisions", "GET /v1/models/ID/revisions/{revision}",
-                "POST /v1/models/ID/plan",
+                "POST /v1/models/ID/plan", "GET /v1/acts", "GET /v1/acts/ID", "POST /v1/acts/ID/cancel",
             },
         ),
         (
@@ -179,6 +180,8 @@ def test_a_scope_opens_its_routes_and_no_others(
         },
         "/v1/webhook_endpoints": {"name": "n", "url": "https://example.com", "event_types": ["batch.completed"]},
     }
+    # What is done to many has to be read, too: one of the two scopes alone is none.
+    bodies |= {path: {"verb": "retry", "search": {}} for path in ("/v1/acts", "/v1/acts/count")}
     bodies[f"/v1/batches/batch_{ID}/reclass"] = {"class": "batch"}
     for method, path in operations(app):
         body = {"json": bodies[path]} if path in bodies and method == "POST" else {}
