@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs released backup-fixture
+.PHONY: help install demo up test fuzz test-slow test-sdk test-long test-ops test-external browser lint types arch check chaos chaos-short chaos-upgrade chaos-mix bench-engine bench-peers bench-queue bench-api bench-documents bench-loading bench-remote bench-admin test-vllm texts vendor lock wheel clean bench-tuning bench pages diagrams docs test-docs released backup-fixture
 
 help: ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ chaos: $(VENV)/.dev ## faults on purpose, at full length, then a random mix; SEE
 
 chaos-short: $(VENV)/.dev ## the same faults, fewer and shorter, in four minutes
 	@$(BIN)/python -m pytest -m 'chaos and not long' tests/chaos
+
+chaos-upgrade: $(VENV)/.dev ## the last release replaced by this one under load, and a restore from a backup taken under load
+	@$(BIN)/python -m pytest -m chaos --timeout 1500 tests/chaos/test_upgrade.py tests/chaos/test_restored.py
 
 chaos-mix: $(VENV)/.dev ## the random mix alone; SEED=… replays one, PARTS=… runs several
 	@$(BIN)/python -m bench.chaos --seed '$(SEED)' --parts $(or $(PARTS),1)

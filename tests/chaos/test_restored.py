@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from batchinfer.services.backups import back_up
 from batchinfer.services.restoring import restore
 from bench.chaos.calls import Caller, picture_body, text_body
@@ -35,6 +37,7 @@ def wipe(cluster: Cluster) -> None:
     cluster.servers.flush()
 
 
+@pytest.mark.long
 def test_restored_from_a_backup_under_load(make_cluster: Any, send: Any, settle_clean: Any, tmp_path: Path) -> None:
     cluster = make_cluster()
     cluster.start(models=1, slots=16, options='{"steps_per_s": 100}')

@@ -98,6 +98,7 @@ def test_the_wheel_is_the_release(tmp_path: Path) -> None:
     assert files == committed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_from_the_last_release_under_load(
     make_cluster: Any, send: Any, settle_clean: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

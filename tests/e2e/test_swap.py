@@ -63,6 +63,7 @@ def fetch_revision(up: Any, client: httpx.Client, patience: Callable[..., None])
     return revision
 
 
+@pytest.mark.long
 def test_a_revision_takes_over_under_load_and_goes_back(
     up: Any, client: httpx.Client, patience: Callable[..., None]
 ) -> None:
