@@ -1,7 +1,7 @@
 """Schemathesis over every operation of the OpenAPI document: no 500, and each answer is one that is declared.
 
-`make test` sends a few requests an operation that are right, `make test-long` some that are wrong, always the same ones;
-`make fuzz` sets FUZZ_EXAMPLES and sends others.
+`make test` sends a few requests an operation that are right, `make test-long` some that are wrong, always the same
+ones; `make fuzz` sets FUZZ_EXAMPLES and sends others.
 """
 
 from __future__ import annotations
