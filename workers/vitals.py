@@ -19,12 +19,12 @@ class Vitals:
         self._at, self._cpu_s = time.monotonic(), time.process_time()
 
     def look(self) -> dict[str, Any]:
-        """`rss_mib` resident, `cores` computed with on average since the last look, and `device_mib` of a GPU where
-        torch holds one; None where it does not."""
+        """`rss_mib` resident, `cores_used` computed with on average since the last look, and `device_mib` of a GPU
+        where torch holds one; None where it does not."""
         now, cpu_s = time.monotonic(), time.process_time()
         cores = (cpu_s - self._cpu_s) / (now - self._at) if now > self._at else 0.0
         self._at, self._cpu_s = now, cpu_s
-        return {"rss_mib": read_status("VmRSS"), "cores": round(cores, 2), "device_mib": read_reserved_mib()}
+        return {"rss_mib": read_status("VmRSS"), "cores_used": round(cores, 2), "device_mib": read_reserved_mib()}
 
 
 def read_status(name: str) -> int:

@@ -46,12 +46,12 @@ class Row:
 
     @property
     def vitals(self) -> dict[str, Any]:
-        """`rss_mib`, `cores` and `device_mib` of its last sign of life, None where one is not known; {} before it said
-        any."""
+        """`rss_mib`, `cores_used` and `device_mib` of its last sign of life, None where one is not known; {} before it
+        said any."""
         info = self.worker.info if self.worker else {}
-        known = {name: value for name in ("rss_mib", "cores", "device_mib")
+        known = {name: value for name in ("rss_mib", "cores_used", "device_mib")
                  if isinstance(value := info.get(name), int | float)}  # fmt: skip
-        return {name: known.get(name) for name in ("rss_mib", "cores", "device_mib")} if "rss_mib" in known else {}
+        return {name: known.get(name) for name in ("rss_mib", "cores_used", "device_mib")} if "rss_mib" in known else {}
 
     @property
     def can_drain(self) -> bool:

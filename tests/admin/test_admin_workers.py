@@ -50,7 +50,7 @@ def test_hosts_and_processes_with_what_they_hold(client: FlaskClient, fleet: Any
     assert "0 of 8" in text
     assert re.search(r"not known 507 when it was ready [\d,]+ kept for it of 24,152", text)
     assert "all processes now: not known, in use: not known" in text
-    fleet.beat(DeviceLoad(12_345, 0.5), {"rss_mib": 812, "cores": 1.24, "device_mib": None})
+    fleet.beat(DeviceLoad(12_345, 0.5), {"rss_mib": 812, "cores_used": 1.24, "device_mib": None})
     text = flat(client.get("/admin/workers"))
     assert "all processes now: 12,345 MiB, in use: 50 %" in text
     assert "0 of 8 1.2 cores" in text

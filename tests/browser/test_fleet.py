@@ -83,7 +83,7 @@ def test_every_page_about_models_is_clean(look: Callable[..., Any], fleet: Any, 
             window.check()
         paths = fill(fleet)
         for name, path in paths.items():
-            fleet.beat(DeviceLoad(9_412, 0.63), {"rss_mib": 812, "cores": 1.2, "device_mib": None})
+            fleet.beat(DeviceLoad(9_412, 0.63), {"rss_mib": 812, "cores_used": 1.2, "device_mib": None})
             window.open(path)
             if name == "plan-wrong":
                 assert [line for line in window.trouble if "400" not in line] == []
