@@ -44,7 +44,13 @@ def test_the_whole_run_with_a_killed_worker(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing_running(tmp_path: Path) -> None:
-    with start_demo(tmp_path, CALM="1") as demo:
+    # Where the tests run in a shell's background, Ctrl-C is ignored, and that would be inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = start_demo(tmp_path, CALM="1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with started as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "Ready in" in line:
