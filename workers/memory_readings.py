@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from batchinfer.observe.kernel_texts import parse_sizes
 from workers.engine.residency import measure_resident
 
 if TYPE_CHECKING:
@@ -22,10 +23,9 @@ RESIDENCY_S = 60.0
 
 def tell_process(sheet: Sheet, look: Look) -> None:
     """Memory of this process; what the kernel does not show is not told."""
-    lines = (line.split() for line in (look.read("proc/self/status") or "").splitlines())
-    kib = {words[0]: int(words[1]) for words in lines if len(words) == 3 and words[2] == "kB"}
-    for metric, name in (("resident", "VmRSS:"), ("swapped", "VmSwap:")):
-        sheet.add(f"batchinfer_worker_{metric}_bytes", kib[name] * 1024 if name in kib else None)
+    found = parse_sizes(look.read("proc/self/status") or "")
+    for metric, name in (("resident", "VmRSS"), ("swapped", "VmSwap")):
+        sheet.add(f"batchinfer_worker_{metric}_bytes", found.get(name))
 
 
 def tell_device(sheet: Sheet, host: str, device: str) -> None:

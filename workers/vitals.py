@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchinfer.domain.memory import CUDA_BASE_MIB, MIB
+from batchinfer.observe.kernel_texts import parse_sizes
 
 
 class Vitals:
@@ -29,10 +30,8 @@ class Vitals:
 
 def read_status(name: str) -> int:
     """A figure of this process as the kernel has it, in MiB; without one, the most that was resident so far."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) // 1024
+    with suppress(OSError, ValueError, KeyError):
+        return parse_sizes(Path("/proc/self/status").read_text())[name] // MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from batchinfer.doctor.findings import Check, fail, fine, skip, warn
 from batchinfer.domain.cores import list_reserved
+from batchinfer.domain.memory import MIB
 from batchinfer.observe.control_group import read_memory_limit, read_pids
 from batchinfer.observe.cores import read_ground, show_cores
+from batchinfer.observe.kernel_texts import parse_sizes
 from batchinfer.observe.strain import read_strain
 
 if TYPE_CHECKING:
@@ -18,12 +20,11 @@ PRESSED = 10.0
 
 
 def read_meminfo(look: Look) -> dict[str, int]:
-    """/proc/meminfo in KiB by name. Raises ValueError where it is not there."""
+    """/proc/meminfo in bytes by name. Raises ValueError where it is not there."""
     text = look.read("proc/meminfo")
     if text is None:
         raise ValueError("no meminfo")
-    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {name: int(value.split()[0]) for name, value in pairs if value.split() and value.split()[0].isdigit()}
+    return parse_sizes(text)
 
 
 def check_swappiness(look: Look) -> Said:
@@ -42,13 +43,13 @@ def check_swappiness(look: Look) -> Said:
 def check_swap(look: Look) -> Said:
     """Swap that is in use now."""
     memory = read_meminfo(look)
-    used_mib = (memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)) // 1024
+    used_mib = (memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)) // MIB
     if used_mib > 256:
         return warn(
             f"{used_mib} MiB are swapped out.",
             "Give the host more memory, run fewer or smaller models on its CPU, or switch swap off.",
         )
-    return fine(f"{used_mib} MiB are swapped out of {memory.get('SwapTotal', 0) // 1024} MiB of swap.")
+    return fine(f"{used_mib} MiB are swapped out of {memory.get('SwapTotal', 0) // MIB} MiB of swap.")
 
 
 def check_pressure(look: Look) -> Said:
@@ -103,7 +104,7 @@ def check_governor(look: Look) -> Said:
 def check_container_memory(look: Look) -> Said:
     """The memory that the container may take."""
     limit = read_memory_limit(look.root)
-    whole_mib = read_meminfo(look)["MemTotal"] // 1024
+    whole_mib = read_meminfo(look)["MemTotal"] // MIB
     if limit is None:
         return fine(f"No control group limits the memory; the host has {whole_mib} MiB.")
     mib = limit >> 20
@@ -177,7 +178,7 @@ def check_wsl(look: Look) -> Said:
             "This is Docker Desktop's own distribution: it is small, and an update of Docker Desktop replaces it.",
             "Install a distribution (`wsl --install -d Ubuntu`), make it the default (`wsl -s Ubuntu`), and run there.",
         )
-    mib = read_meminfo(look)["MemTotal"] // 1024
+    mib = read_meminfo(look)["MemTotal"] // MIB
     return warn(
         f"This is WSL with {mib} MiB: by default half of what Windows has.",
         "Set `memory=` and `swap=0` under [wsl2] in .wslconfig to what models may take, then `wsl --shutdown`.",

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from batchinfer.doctor.host_checks import read_meminfo
 from batchinfer.doctor.storage_checks import find_nearest
+from batchinfer.observe.kernel_texts import parse_counts, parse_pressure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchinfer.doctor.findings import Look
     from batchinfer.observe.metrics import Sheet
-
-_KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -62,28 +61,25 @@ def _read_memory(look: Look) -> dict[str, float | None]:
     with suppress(ValueError):
         found = read_meminfo(look)
     named = {"memory": "MemTotal", "available": "MemAvailable", "swap": "SwapTotal"}
-    shown: dict[str, float | None] = {name: _as_bytes(found.get(word)) for name, word in named.items()}
+    shown: dict[str, float | None] = {name: _as_float(found.get(word)) for name, word in named.items()}
     if "SwapTotal" in found and "SwapFree" in found:
-        shown["swap_used"] = float((found["SwapTotal"] - found["SwapFree"]) * _KIB)
+        shown["swap_used"] = float(found["SwapTotal"] - found["SwapFree"])
     return shown
 
 
-def _as_bytes(kib: int | None) -> float | None:
-    return None if kib is None else float(kib * _KIB)
+def _as_float(count: int | None, each: int = 1) -> float | None:
+    return None if count is None else float(count * each)
 
 
 def _read_swapping(look: Look) -> dict[str, float | None]:
-    words = dict(line.split(maxsplit=1) for line in (look.read("proc/vmstat") or "").splitlines() if " " in line)
-    pages = {"swapped_in": words.get("pswpin", ""), "swapped_out": words.get("pswpout", "")}
-    return {name: float(int(text) * mmap.PAGESIZE) if text.isdigit() else None for name, text in pages.items()}
+    pages = parse_counts(look.read("proc/vmstat") or "")
+    named = {"swapped_in": "pswpin", "swapped_out": "pswpout"}
+    return {name: _as_float(pages.get(word), mmap.PAGESIZE) for name, word in named.items()}
 
 
 def _read_pressure(look: Look) -> float | None:
-    for line in (look.read("proc/pressure/memory") or "").splitlines():
-        if line.startswith("some "):
-            with suppress(ValueError, KeyError):
-                return float(dict(part.split("=", 1) for part in line.split()[1:])["avg10"]) / 100.0
-    return None
+    some = parse_pressure(look.read("proc/pressure/memory") or "").get("some")
+    return None if some is None else some / 100.0
 
 
 def _read_room(look: Look) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchinfer.observe.control_group import ROOT, find_pressure_file
+from batchinfer.observe.kernel_texts import parse_counts, parse_pressure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,22 +35,13 @@ def read_strain(root: Path = ROOT) -> Strain:
 
 
 def _read_shares(file: Path | None) -> dict[str, float]:
-    """`some avg10=0.12 avg60=… total=…` and `full …`; broken lines are left out."""
-    shares = {}
     with suppress(OSError):
-        for line in file.read_text(errors="replace").splitlines() if file else ():
-            kind, _, rest = line.partition(" avg10=")
-            with suppress(ValueError, IndexError):
-                share = float(rest.split()[0])
-                if 0 <= share <= 100:
-                    shares[kind] = share
-    return shares
+        return parse_pressure(file.read_text(errors="replace")) if file else {}
+    return {}
 
 
 def _read_swapped_in_mib(root: Path) -> float | None:
     with suppress(OSError):
-        for line in (root / "proc/vmstat").read_text(errors="replace").splitlines():
-            name, _, value = line.partition(" ")
-            if name == "pswpin" and value.isdecimal():
-                return int(value) * _PAGE / 2**20
+        pages = parse_counts((root / "proc/vmstat").read_text(errors="replace")).get("pswpin")
+        return None if pages is None else pages * _PAGE / 2**20
     return None

@@ -12,6 +12,7 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 from batchinfer.observe.control_group import read_memory_limit
+from batchinfer.observe.kernel_texts import parse_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,12 +92,9 @@ def read_memory_mib(root: Path = Path("/")) -> int | None:
 
 def read_meminfo(root: Path = Path("/")) -> dict[str, int]:
     """The kernel's figures of this machine's memory, in bytes, by their names; empty where there are none."""
-    found = {}
     with suppress(OSError):
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            with suppress(ValueError, IndexError):
-                found[line.partition(":")[0]] = int(line.split()[1]) * 1024
-    return found
+        return parse_sizes((root / "proc/meminfo").read_text())
+    return {}
 
 
 def _read_processor(root: Path) -> str:
