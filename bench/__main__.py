@@ -4,8 +4,9 @@
     python -m bench --parts queue,loading      # some of it
     python -m bench --small                    # sizes that only show that everything works, in a folder of their own
 
-A full run takes hours; what is not run keeps the results that are stored. Then docs/performance.md and the README's
-table are written. Ends with 1 where a bench missed its goal or broke, with 2 where the command line is wrong.
+A full run takes two hours and a half; what is not run keeps the results that are stored. Then docs/performance.md and
+the README's table are written. A run of all parts leaves its record beside the results: whole.py. Ends with 1 where a
+bench missed its goal or broke, with 2 where the command line is wrong.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.everything import EVERY, ROOT, Bench, choose, find_reasons, write_command
 from bench.page.__main__ import main as write_page
 from bench.page.stored import RESULTS
+from bench.whole import Whole
 
 #: The code of a bench that broke before it had written anything.
 NO_RESULTS = -1
@@ -50,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ended = run_all(able, Path(folder), small=True)
             write_page(["--print", "--results", folder])
     else:
-        ended = run_all(able, RESULTS, small=False)
+        skipped = {bench.name: "; ".join(reasons) for bench, reasons in plan if reasons}
+        ended = run_all(able, RESULTS, small=False, whole=None if given.parts else Whole.begin(skipped))
         write_page([])
         write_page(["--readme"])
     wrong = [f"{name} ended with {code}" for name, code in ended if code]
@@ -61,15 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def run_all(benches: Sequence[Bench], out: Path, *, small: bool) -> list[tuple[str, int]]:
-    """(name, exit code) of each; one that breaks keeps no other from running."""
+def run_all(benches: Sequence[Bench], out: Path, *, small: bool, whole: Whole | None = None) -> list[tuple[str, int]]:
+    """(name, exit code) of each; one that breaks keeps no other from running. `whole` is written below `out`."""
     ended = []
     for bench in benches:
         command = write_command(bench, out, small=small)
         print(f"== {bench.name}: python {' '.join(command)}", flush=True)
-        before = list_results(out)
+        before, began = list_results(out), time.monotonic()
         code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
         ended.append((bench.name, code if list_results(out) != before or not code else NO_RESULTS))
+        if whole is not None:
+            whole.add(bench.name, bench.tell_command(), ended[-1][1], time.monotonic() - began)
+            whole.write(out)
+    if whole is not None:
+        whole.end()
+        whole.write(out)
     return ended
 
 

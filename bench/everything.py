@@ -62,6 +62,10 @@ class Bench:
     small: tuple[str, ...] | None = None
     out: bool = True
 
+    def tell_command(self) -> str:
+        """What a user types."""
+        return f"python -m {' '.join(self.arguments)}"
+
     def find_lacking(self) -> list[str]:
         """What this machine has not, each with what to do; empty where it can run."""
         return [told for need in self.needs if (told := need())]
@@ -73,15 +77,18 @@ _TINY = ("--repeats", "1", "--requests", "4")
 
 #: In the order of a full run: what disturbs nothing first, faults last.
 EVERY = (
-    Bench("engine", ("bench.engine", "--size", "tiny", "--soak"), "an hour", _ENGINE,
+    Bench("engine", ("bench.engine", "--size", "tiny", "--soak"), "15 minutes", _ENGINE,
           (*_TINY, "--parts", "throughput", "--workloads", "uniform")),
-    Bench("engine-large", ("bench.engine", "--size", "large"), "an hour", _ENGINE),
+    # Half of its requests: twice as many are `make bench-engine SIZE=large`, and take an hour.
+    Bench("engine-large", ("bench.engine", "--size", "large", "--requests", "16"), "half an hour", _ENGINE),
     # Both or neither: a run writes its file anew, and one peer's rows must not go unasked.
     Bench("peers", ("bench.peers", "run", "vllm", "xinference"), "8 minutes",
           (*_ENGINE, peer("vllm"), peer("xinference")), _TINY),
     Bench("peers-large", ("bench.peers", "run", "vllm", "--size", "large"), "9 minutes", (*_ENGINE, peer("vllm"))),
     Bench("loading", ("bench.loading",), "5 minutes", (*_ENGINE, room(6)), ("--gib", "0.02", "--repeats", "1")),
-    Bench("remote", ("bench.remote",), "a minute", (), out=False),
+    Bench("remote", ("bench.remote",), "a minute", (), ("--repeats", "1", "--requests", "32", "--workloads", "text")),
+    Bench("remote-vllm", ("bench.remote", "--server", "vllm", "--repeats", "3", "--requests", "64"), "3 minutes",
+          (*_ENGINE, peer("vllm"))),
     Bench("queue", ("bench.queue",), "8 minutes", (*_SERVICE, package("celery_batches", by="make bench")),
           ("--small",)),
     Bench("api", ("bench.api",), "8 minutes", _SERVICE, ("--small",)),

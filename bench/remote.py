@@ -1,10 +1,10 @@
 """What the remote engine costs: the same requests to the same server, through the adapter and sent directly, by turns.
 
-    python -m bench.remote [--server fake|vllm] [--repeats N] [--requests N] [--slots N]
+    python -m bench.remote [--server fake|vllm] [--repeats N] [--requests N] [--slots N] [--out DIR]
 
 The direct client is asyncio with httpx at the same concurrency. Both begin with the same requests and picture files,
-and write their bodies while they run. Writes bench/results/remote.json and remote.md. Ends with 1 where a ratio is
-below the goal or the fake server's texts differ, 2 where the server cannot be started.
+and write their bodies while they run. Writes remote.json and remote.md, which keep what they hold of the other server.
+Ends with 1 where a ratio is below the goal or the fake server's texts differ, 2 where the server cannot be started.
 """
 
 from __future__ import annotations
@@ -246,11 +246,11 @@ def _spread(rates: list[float]) -> str:
     return f"{number(statistics.median(rates))} ({number(min(rates))}-{number(max(rates))})"
 
 
-def write(results: dict[str, Any]) -> None:
+def write(results: dict[str, Any], out: Path) -> None:
     """Both files."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "remote.json").write_text(json.dumps(results, indent=2) + "\n")
-    (RESULTS / "remote.md").write_text(render(results))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "remote.json").write_text(json.dumps(results, indent=2) + "\n")
+    (out / "remote.md").write_text(render(results))
 
 
 def main() -> int:
@@ -262,6 +262,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--steps-per-s", type=float, default=100.0)
     parser.add_argument("--workloads", nargs="+", default=["text", "ragged", "pages"])
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
     given = parser.parse_args()
     about = machine.describe_machine(1, 0)
     with tempfile.TemporaryDirectory() as place:
@@ -278,10 +279,10 @@ def main() -> int:
         except PeerError as error:
             print(error, file=sys.stderr)
             return 2
-    found = RESULTS / "remote.json"
+    found = given.out / "remote.json"
     results = json.loads(found.read_text()) if found.exists() else {}
     results[given.server] = {"setting": setting, "machine": about, "rows": [asdict(row) for row in rows]}
-    write(results)
+    write(results, given.out)
     missed = [
         row.workload for row in rows if row.ratio < GOAL or (given.server == "fake" and row.same_texts < row.texts)
     ]

@@ -9,12 +9,11 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from batchinfer.settings import PREFIX
 from bench.chaos.mix import run_part
 from bench.chaos.report import save_part, write_report
-from bench.machine import find_cpu_model
+from bench.machine import describe_machine
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -44,18 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
         part = run_part(folder, seed, options.jobs, options.faults, lambda line: print(line, flush=True))
         clean = clean and part.clean
         print(f"seed {seed}: ledger {'clean' if part.clean else part.problems}, {dict(part.states)}", flush=True)
-        save_part(options.out / "chaos", part, describe())
+        save_part(options.out / "chaos", part, describe_machine(1, 0))
         write_report(options.out / "chaos", options.out / "chaos.md")
         if part.clean:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             print(f"The logs are kept in {folder}.", flush=True)
     return 0 if clean else 1
-
-
-def describe() -> dict[str, Any]:
-    """The machine, for the report."""
-    return {"cpu": find_cpu_model(), "cores": os.cpu_count() or 1, "load average": round(os.getloadavg()[0], 1)}
 
 
 if __name__ == "__main__":

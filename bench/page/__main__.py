@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.page.render import put_between, render_page, render_readme
 from bench.page.stored import RESULTS, read_stored
+from bench.whole import read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     given = parser.parse_args(arguments)
     sections, missing = read_stored(given.results)
-    text = render_readme(sections) if given.readme else render_page(sections, missing)
+    whole = read_whole(given.results)
+    text = render_readme(sections) if given.readme else render_page(sections, missing, whole)
     if given.print:
         print(text, end="" if text.endswith("\n") else "\n")
     elif given.readme:

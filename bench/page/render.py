@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bench.page.entries import Section, group_taken
 from bench.report import table
+from bench.whole import Whole
 
 HEAD = """# Performance
 
@@ -19,12 +20,14 @@ not how fast pages are read by a model of real size."""
 OPEN, CLOSE = "<!-- figures: python -m bench.page --readme -->", "<!-- end of figures -->"
 _COMPARED = ["", "ours", "beside it", "its figure", "ours / that"]
 _MACHINE = ["part", "date, UTC", "load average", "processor", "system", "versions"]
+#: By the exit code of a bench.
+_ENDS = {0: "ended", 1: "ended, a goal missed", -1: "broke before it had results"}
 _WORDS = {True: "met", False: "**missed**", None: "not measured"}
 
 
-def render_page(sections: Sequence[Section], missing: Sequence[tuple[str, str]]) -> str:
-    """docs/performance.md."""
-    parts = [HEAD, *_tell_lost(sections)]
+def render_page(sections: Sequence[Section], missing: Sequence[tuple[str, str]], whole: Whole | None = None) -> str:
+    """docs/performance.md. `whole` is the run that made most of it."""
+    parts = [HEAD, *(_tell_whole(whole, sections) if whole else []), *_tell_lost(sections)]
     for section in sections:
         parts += _tell(section)
     parts += ["## Not measured", *_tell_missing(sections, missing)]
@@ -51,6 +54,33 @@ def put_between(text: str, inner: str) -> str:
         raise ValueError(f"The page needs the line {OPEN!r} once, and {CLOSE!r} once below it.")
     before, rest = text.split(OPEN)
     return f"{before}{OPEN}\n{inner}\n{CLOSE}{rest.split(CLOSE)[1]}"
+
+
+def _tell_whole(whole: Whole, sections: Sequence[Section]) -> list[str]:
+    """The run: how each bench ended, what was skipped, and which parts of the page are not of it."""
+    until = f"to {_minute(whole.ended)}" if whole.ended else "and was cut off"
+    of = f", commit {whole.commit}" if whole.commit else ""
+    rows = [
+        [one["name"], f"`{one['command']}`", _ENDS.get(one["code"], f"ended with {one['code']}"), f"{one['seconds']:,}"]
+        for one in whole.benches
+    ]
+    rows += [[name, "", f"skipped: {reason}", ""] for name, reason in whole.skipped.items()]
+    strange = [
+        f"- {section.title}: {one.part}"
+        for section in sections
+        for one in section.taken
+        if not whole.holds(str(one.machine.get("date", "")))
+    ]
+    parts = [
+        "## One run",
+        f"`make bench`, from {_minute(whole.began)} {until}, version {whole.version}{of}.",
+        table(["bench", "command", "", "seconds"], rows, (0, 1, 2)),
+    ]
+    return [*parts, "Of other runs:\n\n" + "\n".join(strange)] if strange else parts
+
+
+def _minute(date: str) -> str:
+    return date[:16].replace("T", " ")
 
 
 def _tell_lost(sections: Sequence[Section]) -> list[str]:

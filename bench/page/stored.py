@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.page import engines, service
 from bench.page.entries import Section, Taken
+from bench.whole import NAME as WHOLE
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -51,7 +52,7 @@ def read_stored(folder: Path = RESULTS) -> tuple[list[Section], list[tuple[str, 
     sections += [engines.read_gpu([json.loads(line) for line in path.read_text().splitlines()]) for path in gpus]
     if not gpus:
         missing.append(_GPU)
-    known = {name for name, *_ in KNOWN}
+    known = {WHOLE, *(name for name, *_ in KNOWN)}
     strange = [path for path in sorted(folder.glob("*.json")) if path.name not in known]
     sections += [name_unknown(path.name, json.loads(path.read_text())) for path in strange]
     return sections, missing

@@ -11,6 +11,9 @@ from bench import __main__ as command
 from bench import everything
 from bench.everything import EVERY, Bench, choose, find_reasons, write_command
 from bench.page import stored
+from bench.page.entries import Section, Taken
+from bench.page.render import render_page
+from bench.whole import Whole, read_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +75,7 @@ def test_small_runs_write_nowhere_near_the_results(tmp_path: Path) -> None:
 
 
 def test_one_that_breaks_keeps_no_other_from_running(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     ran, wrote = [], []
 
@@ -80,7 +83,9 @@ def test_one_that_breaks_keeps_no_other_from_running(
         ran.append(argv[2])
         return type("Ended", (), {"returncode": 1 if argv[2] == "bench.able" else 0})()
 
+    monkeypatch.setattr("bench.whole.find_commit", lambda: "0123456789ab")
     monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
     monkeypatch.setattr(command, "write_page", wrote.append)
     monkeypatch.setattr(command, "choose", lambda _: [ABLE, UNABLE, LONG])
     assert command.main([]) == 1
@@ -89,6 +94,33 @@ def test_one_that_breaks_keeps_no_other_from_running(
     said = capsys.readouterr().out
     assert "skipped: needs a thing: buy one" in said
     assert "able ended with -1" in said, "it left no results"
+    whole = read_whole(tmp_path)
+    assert whole is not None
+    assert [(one["name"], one["code"]) for one in whole.benches] == [("able", -1), ("long", 0)]
+    assert whole.skipped == {"unable": "needs a thing: buy one"}
+    assert whole.began <= whole.ended
+
+
+def test_some_parts_are_no_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "write_page", lambda _: 0)
+    monkeypatch.setattr(command, "choose", lambda _: [UNABLE])
+    assert command.main(["--parts", "unable"]) == 0
+    assert read_whole(tmp_path) is None
+
+
+def test_the_page_tells_which_parts_are_of_another_run() -> None:
+    whole = Whole("2026-01-02T03:00:00+00:00", "1.2.3", "0123456789ab", "2026-01-02T05:00:00+00:00")
+    whole.add("queue", "python -m bench.queue", 1, 61.4)
+    dates = {"inside": "2026-01-02T04:00:00+00:00", "after": "2026-01-02T05:00:01+00:00"}
+    taken = [Taken(part, {"date": date}) for part, date in dates.items()] + [Taken("undated", {})]
+    page = render_page([Section("The queue", "make it", "about", "limit", "unmeasured", taken)], [], whole)
+    of_run = page.split("## One run")[1].split("## ")[0]
+    assert "from 2026-01-02 03:00 to 2026-01-02 05:00, version 1.2.3, commit 0123456789ab" in of_run
+    assert "| queue | `python -m bench.queue` | ended, a goal missed | 61 |" in of_run
+    assert of_run.split("Of other runs:")[1].strip().splitlines() == ["- The queue: after", "- The queue: undated"]
+    whole.ended = ""
+    assert "and was cut off" in render_page([], [], whole)
 
 
 def test_a_small_run_that_misses_its_goal_is_as_good_as_one_that_meets_it(monkeypatch: pytest.MonkeyPatch) -> None:
