@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchinfer.errors import Unavailable
 from batchinfer.observe.logs import get_logger
 from batchinfer.services.crumbs import sweep_crumbs
-from batchinfer.store import batches, changes, outbox, retention, reuse, sweeping, uploads, userfiles
+from batchinfer.store import batches, changes, leases, outbox, retention, reuse, sweeping, uploads, userfiles
 from batchinfer.store.horizons import find_horizons
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ _HOURS = 24
 _ROWS, _ROW_GROUPS = 2000, 100
 #: Rows of changes that are dropped in one transaction.
 _CHANGES = 50_000
+#: An ended lease is shown for an hour, and counted as lost for a quarter of one.
+_LEASES_STAY = timedelta(days=1)
+_CLOCKS_DIFFER = timedelta(hours=1)
 #: Between storing bytes and the commit of what refers to them no request takes this long.
 ERASE_WAIT_S = 600.0
 
@@ -115,6 +118,21 @@ def drop_changes(ctx: Context) -> int:
             dropped = changes.drop_changes(tx, timedelta(days=ctx.settings.changes_days), limit=_CHANGES)
         total += dropped
         if dropped < _CHANGES // 2:
+            return total
+
+
+def forget_leases(ctx: Context) -> int:
+    """Remove ended leases that no job that is left can name. Answers how many."""
+    total = 0
+    with ctx.db.transaction() as tx:
+        oldest = sweeping.find_oldest(tx)
+    # Ids of jobs have the time of the host that made them, leases the database's.
+    before = min(oldest or datetime.now(UTC), datetime.now(UTC) - _LEASES_STAY) - _CLOCKS_DIFFER
+    while True:
+        with ctx.db.transaction() as tx:
+            gone = leases.forget_ended(tx, before, limit=_ROWS)
+        total += gone
+        if gone < _ROWS:
             return total
 
 

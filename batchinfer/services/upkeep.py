@@ -75,6 +75,7 @@ def tick(ctx: Context) -> Tick:
         _try(lambda: quotas.correct_counts(ctx), "put the counts of the backlog right")
         dropped = _try(lambda: sweeping.drop_expired(ctx), "drop what is over")
         _try(lambda: sweeping.drop_changes(ctx), "drop old changes")
+        _try(lambda: sweeping.forget_leases(ctx), "forget leases of long ago")
         removed += _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
     with ctx.db.transaction(relaxed=True) as tx:
         ticks.record_tick(tx, TICK)

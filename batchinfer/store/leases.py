@@ -229,6 +229,24 @@ def _give_back(tx: Transaction, lease_ids: list[UUID], *, rule: LossRule, strays
     return GivenBack(len(lease_ids), requeued, quarantined, tally.stopped)
 
 
+# One that a row still names is not ended for it yet.
+_FORGET = text("""
+    DELETE FROM leases WHERE id IN (
+        SELECT l.id FROM leases l WHERE l.dead AND l.ended_at < :before
+          AND NOT EXISTS (SELECT 1 FROM queue q WHERE q.state = 'running' AND q.lease_id = l.id)
+        ORDER BY l.ended_at LIMIT :limit)
+    RETURNING id
+""")
+
+
+def forget_ended(tx: Transaction, before: datetime, *, limit: int) -> int:
+    """Remove leases that ended before that, the first of them, at most `limit`. Answers how many.
+
+    A result tells its worker by its lease: before the oldest job there was none that could have written one.
+    """
+    return len(_ids(tx, _FORGET, {"before": before, "limit": limit}))
+
+
 _LIST = text("""
     SELECT l.id AS lease_id, l.role, l.worker, l.host, l.pid, l.model, l.device, l.slots, l.dead, l.info, l.opened_at,
            l.heartbeat_at, l.ended_at, l.end_reason,

@@ -191,7 +191,7 @@ _LEASES = text("""
 _LOST = text("""
     SELECT role, count(*) FILTER (WHERE dead AND ended_at > now() - make_interval(mins => :minutes)
                                   AND end_reason IS DISTINCT FROM :orderly) AS lost
-    FROM leases GROUP BY role ORDER BY role
+    FROM leases WHERE NOT dead OR ended_at > now() - interval '1 day' GROUP BY role ORDER BY role
 """)
 _TARGETS = text("""
     SELECT info ->> 'metrics' AS address, role, worker, host, model, device FROM leases
@@ -220,7 +220,10 @@ def count_leases(tx: Transaction) -> list[tuple[str, str, int, int]]:
 
 
 def count_lost(tx: Transaction, *, orderly: str) -> dict[str, int]:
-    """By role, workers lost in the last LOST_MINUTES: their lease ended with another reason than `orderly`."""
+    """By role, workers lost in the last LOST_MINUTES: their lease ended with another reason than `orderly`.
+
+    Roles without a worker since a day are left out.
+    """
     return {row.role: row.lost for row in tx.execute(_LOST, {"minutes": LOST_MINUTES, "orderly": orderly})}
 
 

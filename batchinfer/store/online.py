@@ -1,4 +1,4 @@
-"""Indexes of partitioned tables, built by a migration while everybody reads and writes them."""
+"""Indexes built by a migration while everybody reads and writes their tables, partitioned ones too."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _LEFT = text("""
         WHERE ih.inhparent = CAST(:name AS regclass) AND x.indrelid = part.oid)
     ORDER BY 1 LIMIT 1
 """)
+_PARTITIONED = text("SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:table AS regclass)")
+_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 _SETTINGS = text("SELECT current_setting('lock_timeout'), current_setting('statement_timeout')")
 _SET = text("SELECT set_config('lock_timeout', :lock, false), set_config('statement_timeout', :statement, false)")
 
@@ -34,7 +36,7 @@ def online(context: MigrationContext) -> AbstractContextManager[None]:
 
 
 def build_index(connection: Connection, name: str, table: str, columns: str, where: str = "") -> None:
-    """An index on a partitioned table and all its partitions, one after another, each CONCURRENTLY.
+    """An index on a table, CONCURRENTLY; on a partitioned one and all its partitions, one after another.
 
     `name` and `table` are plain names, `columns` and `where` SQL. To be called within `online`. Whatever an interrupted
     build left is finished, so that a migration may be run again.
@@ -43,15 +45,24 @@ def build_index(connection: Connection, name: str, table: str, columns: str, whe
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name} ON {table} {rule}"))
         return
+    if not connection.execute(_PARTITIONED, {"table": table}).scalar_one():
+        valid = connection.execute(_VALID, {"name": name}).scalar()
+        _build(connection, name, table, rule, broken=valid is False)
+        return
     connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name} ON ONLY {table} {rule}"))
     look = {"table": table, "name": name, "suffix": name.removeprefix("ix").replace(f"_{table}_", "_", 1) + "_ix"}
     while (left := connection.execute(_LEFT, look).first()) is not None:
         own = left.partition + look["suffix"]
-        with _patient(connection):
-            if left.index is not None and not left.valid:
-                connection.execute(text(f"DROP INDEX CONCURRENTLY {own}"))
-            connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {own} ON {left.partition} {rule}"))
+        _build(connection, own, left.partition, rule, broken=left.index is not None and not left.valid)
         connection.execute(text(f"ALTER INDEX {name} ATTACH PARTITION {own}"))
+
+
+def _build(connection: Connection, name: str, table: str, rule: str, *, broken: bool) -> None:
+    """`broken`: an interrupted build left one of this name that nobody may use."""
+    with _patient(connection):
+        if broken:
+            connection.execute(text(f"DROP INDEX CONCURRENTLY {name}"))
+        connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {table} {rule}"))
 
 
 @contextmanager

@@ -97,6 +97,33 @@ def test_a_build_that_was_cut_off_is_finished_by_the_next(
     assert "deleted_at IS NULL" in str(found[1][2])
 
 
+LEASE_INDEXES = """SELECT c.relname, i.indisvalid FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+    WHERE i.indrelid = 'leases'::regclass AND NOT i.indisprimary ORDER BY 1"""
+BEAT = "UPDATE leases SET heartbeat_at = now() RETURNING id"
+
+
+def test_workers_give_signs_of_life_while_leases_get_indexes(empty_database_url: str) -> None:
+    """On a table without partitions, too; and a build that is cut off there is finished by the next."""
+    migrate.upgrade(empty_database_url, "0020")
+    with psycopg.connect(empty_database_url, autocommit=True, options="-c lock_timeout=5s") as look:
+        look.execute("INSERT INTO leases (id, role, worker, host, pid) VALUES (%s, 'cpu', 'w', 'h', 1)", [new_id()])
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(empty_database_url) as other:
+            other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            other.execute("SELECT 1")
+            migration = pool.submit(migrate.upgrade, empty_database_url, "0021")
+            wait_until(lambda: is_waiting(look, "CREATE INDEX CONCURRENTLY%"), "the build waits")
+            assert look.execute(BEAT).fetchone() is not None
+            look.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'batchinfer migrate'"
+            )
+            with pytest.raises(Unavailable):
+                migration.result(PATIENCE_S)
+        assert look.execute(LEASE_INDEXES).fetchall() == [("ix_leases_alive", False)], "the fault did not bite"
+        assert migrate.upgrade(empty_database_url, "0021") == "0021"
+        assert look.execute(LEASE_INDEXES).fetchall() == [("ix_leases_alive", True), ("ix_leases_ended_at", True)]
+
+
 def test_a_lock_that_is_not_to_be_had_is_asked_for_again(
     before: str, look: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from batchinfer.domain.ids import DEFAULT_TENANT, new_id
 from batchinfer.domain.jobs import JobClass, JobState
 from batchinfer.errors import BadRequest, NotFound, Unauthenticated
-from batchinfer.services import fleet, keys, models, upkeep, work
+from batchinfer.services import fleet, keys, models, sweeping, upkeep, work
 from batchinfer.store import minutes, partitions, series
 
 
@@ -45,6 +45,27 @@ def test_more_than_one_round_expires(bench, monkeypatch):
     bench.put(8, expires_at=datetime.now(UTC) - timedelta(hours=1))
     assert upkeep.expire(bench.ctx) == 8
     assert bench.count("expired") == 8
+
+
+def test_leases_that_no_job_can_name_are_forgotten(bench, monkeypatch):
+    """What ended before the oldest job and more than a day ago goes; what lives, holds a row or ended lately stays."""
+    monkeypatch.setattr(sweeping, "_ROWS", 2)
+    old = [bench.open(f"old-{number}") for number in range(3)]
+    for lease in old:
+        work.end_lease(bench.ctx, lease, "stopped")
+    late, alive, holder = bench.open("late"), bench.open("alive"), bench.open("holder")
+    work.end_lease(bench.ctx, late, "stopped")
+    bench.put()
+    bench.claim(holder)
+    age = "UPDATE leases SET ended_at = now() - make_interval(days => :days), dead = true WHERE id = :id"
+    for lease in (*old, holder):
+        bench.run(age, id=lease, days=40)
+    assert sweeping.forget_leases(bench.ctx) == 3
+    assert {row.id for row in bench.rows("leases")} == {late, alive, holder}
+    bench.run(age, id=late, days=3)
+    low, high = (partitions.first_id(date(2020, 1, day)) for day in (1, 2))
+    bench.run(f"CREATE TABLE jobs_20200101 PARTITION OF jobs FOR VALUES FROM ('{low}') TO ('{high}')")
+    assert sweeping.forget_leases(bench.ctx) == 0, "a job of that day may still tell who answered it"
 
 
 def test_a_days_ids_lie_in_its_partition(bench):
