@@ -20,7 +20,7 @@ from batchinfer.domain.retries import RetryClass, classify_error
 from batchinfer.errors import BadDocument, BadImage, BatchinferError, Failure, Internal
 from batchinfer.media.fetching import Fetcher
 from batchinfer.media.sandbox import SandboxPool
-from batchinfer.observe.clock import Stopwatch
+from batchinfer.observe.clock import Stopwatch, utc_now
 from batchinfer.observe.logs import bind, get_logger
 from batchinfer.observe.traces import decode_trace, following
 from batchinfer.services import (
@@ -47,6 +47,7 @@ from workers.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from batchinfer.domain.quality import Quality
@@ -193,22 +194,29 @@ class Workshop:
             self.on_room()
 
     def _try(self, piece: Work, *, give_back: bool) -> None:
-        claim, watch = piece.claim, Stopwatch()
+        claim, watch, begun_at = piece.claim, Stopwatch(), utc_now()
         try:
             if give_back:
                 self._give_back(claim)
             elif self._wanted(claim):
                 self._find_step(claim)(piece)
+                self._tell_span(piece, begun_at)
                 _log.debug("worked", seconds=round(watch.elapsed_s, 3))
         except Stopped:
             pass
         except BatchinferError as error:
             _log.warning("work failed", code=error.code)
+            self._tell_span(piece, begun_at, error)
             self._fail(claim, error)
         except Exception:
             _log.exception("work failed")
             fault = Internal("The file could not be worked on. The log of the worker says why.")
+            self._tell_span(piece, begun_at, fault)
             self._fail(claim, fault)
+
+    def _tell_span(self, piece: Work, begun_at: datetime, error: BatchinferError | None = None) -> None:
+        if self._ctx.tracer is not None:
+            self._ctx.tracer.note_work(piece, begun_at, error.code if error else None)
 
     def _find_step(self, claim: Claim) -> Callable[[Work], None]:
         steps = {

@@ -1,7 +1,8 @@
 """Spans for a collector: made after the commit from what was recorded, by a thread that nobody waits for.
 
-Whoever ends jobs rings the bell, and the bell tells this, which notes the ids and returns. What there is no room for,
-and what the collector does not take, is dropped and counted.
+Whoever ends jobs rings the bell, and the bell tells this, which notes the ids and returns. Work of a CPU worker that is
+about no single job is told of when its try ends. What there is no room for, and what the collector does not take, is
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from batchinfer.domain.ids import BATCH, DOCUMENT, SHARD, show_id
 from batchinfer.domain.spans import build_spans
 from batchinfer.errors import Unavailable
+from batchinfer.observe.clock import utc_now
 from batchinfer.observe.logs import get_logger
 from batchinfer.observe.spans import EndedSpan
-from batchinfer.observe.traces import is_within
+from batchinfer.observe.traces import decode_trace, is_within, new_span_id
+from batchinfer.store.claims import CLOSE, EXPORT, LIST, READ, RENDER, SEAL
 from batchinfer.store.outbox import list_tries
 from batchinfer.store.tracing import load_ended
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from datetime import datetime
 
     from batchinfer.observe.spans import SpanExporter
+    from batchinfer.services.work import Work
     from batchinfer.store.session import Database
 
 #: Ended jobs and spans that may wait.
@@ -34,6 +40,16 @@ GROUP = 256
 PAUSE_S = 0.5
 #: Least time between two lines of the log about what was dropped.
 TELL_S = 60.0
+#: A CPU worker's work with spans of its own, and what it is about: what is done for one job is in that job's spans. A
+#: run goes by the id of its batch, as in the spans of its jobs.
+_ABOUT = {
+    RENDER: ("batchinfer.document_id", DOCUMENT),
+    CLOSE: ("batchinfer.document_id", DOCUMENT),
+    READ: ("batchinfer.batch_id", BATCH),
+    LIST: ("batchinfer.batch_id", BATCH),
+    EXPORT: ("batchinfer.batch_id", BATCH),
+    SEAL: ("batchinfer.shard_id", SHARD),
+}
 
 _log = get_logger(__name__)
 
@@ -68,6 +84,19 @@ class Tracer:
         """The same for a span that is made already; one whose trace nobody keeps is left out."""
         if span.trace.sampled:
             self._put([span])
+
+    def note_work(self, piece: Work, begun_at: datetime, code: str | None) -> None:
+        """A CPU worker's try has ended now; `code` is why it failed. Beside the jobs that it made, below whatever asked
+        for it. Of documents of a run the same part is kept as of its jobs."""
+        claim, trace = piece.claim, decode_trace(piece.claim.trace)
+        if trace is None or claim.kind not in _ABOUT:
+            return
+        of_run = claim.kind == CLOSE or (piece.document is not None and piece.document.run is not None)
+        if of_run and not is_within(claim.subject_id.hex, self._ratio):
+            return
+        name, prefix = _ABOUT[claim.kind]
+        facts: dict[str, str | int] = {name: show_id(prefix, claim.subject_id), "batchinfer.attempt": claim.attempt}
+        self.note_span(EndedSpan(claim.kind, trace, new_span_id(), begun_at, utc_now(), facts, code))
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Export what is noted, within the time. Safe to call twice."""

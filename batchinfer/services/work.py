@@ -18,7 +18,7 @@ from batchinfer.services.announcing import announce_requeued
 from batchinfer.services.files import record_made
 from batchinfer.services.losses import make_loss_rule
 from batchinfer.services.rendering import PagePicture, finish_render, save_pages
-from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns, webhooks
+from batchinfer.store import batches, documents, endings, fleet, jobs, leases, outbox, queue, returns, tracing, webhooks
 from batchinfer.store.claims import (
     ACT,
     CLOSE,
@@ -209,6 +209,11 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
             ],
         )
         yielded = _count_yields(tx, claims)
+        traces = tracing.load_traces(
+            tx,
+            documents=[claim.subject_id for claim in claims if claim.kind == CLOSE],
+            shards=[claim.subject_id for claim in claims if claim.kind == SEAL],
+        )
         # What these are about is looked at when they are done; where it is gone, nothing is left to do.
         plain = {claim.subject_id for claim in claims if claim.kind in (CLOSE, SEAL, FETCH, ACT)}
         known = prompts.keys() | renderings.keys() | deliveries.keys() | there.keys() | plain
@@ -223,6 +228,7 @@ def load_claims(ctx: Context, claims: Sequence[Claim]) -> list[Work]:
         **{key: document.trace for key, document in renderings.items()},
         **{key: delivery.trace for key, delivery in deliveries.items()},
         **{key: held.trace for key, held in there.items()},
+        **traces,
     }
     left = [replace(claim, trace=kept.get(claim.subject_id)) for claim in claims if claim not in missing]
     return [

@@ -1,4 +1,5 @@
-"""Jobs that have ended in a trace that somebody keeps: what their spans are made of."""
+"""Jobs that have ended in a trace that somebody keeps: what their spans are made of; and the traces of what has none of
+its own."""
 
 from __future__ import annotations
 
@@ -24,6 +25,14 @@ _LOAD = text("""
       AND j.deleted_at IS NULL AND substr(j.trace, 55, 1) IN ('1', '3')
 """)
 
+# A document of a run has the trace of its batch, and a shard that of its run, which is the same.
+_TRACES = text("""
+    SELECT d.id, coalesce(d.trace, b.trace) AS trace FROM documents d LEFT JOIN batches b ON b.id = d.run_id
+    WHERE d.id = ANY (CAST(:documents AS uuid[]))
+    UNION ALL
+    SELECT s.id, b.trace FROM shards s JOIN batches b ON b.id = s.run_id WHERE s.id = ANY (CAST(:shards AS uuid[]))
+""")
+
 
 def load_ended(tx: Transaction, ids: Sequence[UUID]) -> list[EndedJob]:
     """Those of these jobs that have ended and whose trace is kept."""
@@ -34,3 +43,12 @@ def load_ended(tx: Transaction, ids: Sequence[UUID]) -> list[EndedJob]:
         if trace is not None:
             found.append(EndedJob(**values, trace=trace))
     return found
+
+
+def load_traces(tx: Transaction, *, documents: Sequence[UUID], shards: Sequence[UUID]) -> dict[UUID, str | None]:
+    """The traces of documents that are closed and of shards that are written, as `Trace.encode` made them. Asks only
+    where there is something to ask for."""
+    if not documents and not shards:
+        return {}
+    found = tx.execute(_TRACES, {"documents": list(documents), "shards": list(shards)})
+    return {row.id: row.trace for row in found}

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.api.collector import Collector, run_collector
 
@@ -114,6 +114,31 @@ def send_everything(client: httpx.Client, hook: str) -> tuple[dict[str, str], li
     return {**jobs, "batch": batch.json()["id"]}, [endpoint.json()["signing_secret"]]
 
 
+def make_pdf(words: str) -> bytes:
+    file = io.BytesIO()
+    page = Image.new("RGB", (420, 594), "white")
+    ImageDraw.Draw(page).text((40, 40), words, fill="black")
+    page.save(file, "PDF", title=words)
+    return file.getvalue()
+
+
+def send_documents(client: httpx.Client, folder: Path) -> tuple[str, list[str]]:
+    """A run over a folder, and files that are sent for themselves. Answers the run and the documents."""
+    folder.mkdir()
+    (folder / f"good-{NEEDLE}.pdf").write_bytes(make_pdf(f"page-{NEEDLE}"))
+    (folder / f"bad-{NEEDLE}.pdf").write_bytes(b"%PDF-1.7\n" + NEEDLE.encode())
+    pipeline = {"model": "docreader", "prompt": f"prompt-{NEEDLE}", "mode": "merged", "merge_prompt": f"put-{NEEDLE}"}
+    body = {"source": {"uri": f"file://{folder}"}, "sinks": [{"type": "jsonl"}], "pipeline": pipeline}
+    run = client.post("/v1/runs", json=body, headers=HEADERS)
+    assert run.status_code in (200, 201, 202), run.text
+    form, found = {"model": "docreader", "prompt": f"prompt-{NEEDLE}"}, []
+    for path in sorted(folder.iterdir()):
+        answer = client.post("/v1/jobs", data=form, files={"file": (path.name, path.read_bytes())}, headers=HEADERS)
+        assert answer.status_code == 202, answer.text
+        found.append(answer.json()["id"])
+    return run.json()["id"], found
+
+
 def test_no_text_and_no_secret_is_in_a_log(
     tmp_path: Path,
     start_up: Callable[..., Any],
@@ -125,13 +150,20 @@ def test_no_text_and_no_secret_is_in_a_log(
     up = start_up(
         tmp_path / "home", "--engine", "fake", BATCHINFER_LOG_LEVEL="DEBUG", BATCHINFER_WEBHOOK_HTTP="true",
         BATCHINFER_OTLP_ENDPOINT=collector.url, NO_PROXY="127.0.0.1", BATCHINFER_WEBHOOK_NETWORKS="127.0.0.0/8",
-        BATCHINFER_FETCH_HOSTS="files.invalid", BATCHINFER_MAX_ATTEMPTS="2",
+        BATCHINFER_FETCH_HOSTS="files.invalid", BATCHINFER_MAX_ATTEMPTS="2", BATCHINFER_SOURCE_FOLDERS=str(tmp_path),
     ).wait_ready()  # fmt: skip
     with up.client() as client:
         jobs, secrets = send_everything(client, hook)
+        run, documents = send_documents(client, tmp_path / "in")
         ended = {name: up.wait_ended(client, job_id) for name, job_id in jobs.items() if name != "batch"}
         patience(lambda: client.get(f"/v1/batches/{jobs['batch']}").json()["status"] == "completed")
         patience(lambda: len(kept.headers) >= 4)
+        patience(lambda: client.get(f"/v1/runs/{run}").json()["status"] == "completed_with_errors")
+        patience(
+            lambda: (
+                {client.get(f"/v1/documents/{name}").json()["status"] for name in documents} == {"completed", "failed"}
+            )
+        )
     assert ended["plain"]["status"] == ended["picture"]["status"] == "succeeded"
     assert ended["broken"]["status"] == ended["address"]["status"] == "failed"
     assert all(NEEDLE not in json.dumps(job["error"]) for job in ended.values() if job["error"])
@@ -146,7 +178,12 @@ def test_no_text_and_no_secret_is_in_a_log(
     assert [line["method"] for line in found if line["role"] == "web" and line["trace_id"] == TRACE] == ["POST"]
     assert {line["trace_id"] for line in run_logs(up.home, "--job", jobs["broken"], "--level", "warning")} == {TRACE}
     assert {line.get("job_id") for line in run_logs(up.home, "--trace", TRACE)} >= {job["id"] for job in ended.values()}
+    worked = [line for line in run_logs(up.home, "--process", "cpu") if line["event"] == "worked"]
+    assert {line["kind"] for line in worked} >= {"prepare", "render", "read", "list", "close", "seal", "export"}
+    assert {line["trace_id"] for line in worked} == {TRACE}
+    assert {line["role"] for line in run_logs(up.home, "--process", "beat")} == {"beat"}
     spans = {"POST /v1/jobs", "job", "wait", "prepare", "attempt", "claim", "decode", "store", "deliver"}
+    spans |= {"render", "read", "list", "close", "seal", "export"}
     collector.wait(lambda: spans <= {span.name for span in list(collector.spans.values())})
     assert {span.trace_id.hex() for span in collector.named("deliver")} == {TRACE}
     assert NEEDLE not in str(collector.spans)
