@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 from batchinfer.doctor.findings import Check, fail, fine, skip, warn
+from batchinfer.observe.cores import read_nodes, show_cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 LEAST_DRIVER = (550, 54)
 #: The oldest driver for each major version of CUDA (NVIDIA, "CUDA Compatibility", minor version compatibility).
 LEAST_BY_CUDA = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
+_DRIVER = "proc/driver/nvidia/version"
 _BUILT = re.compile(r"^cuda\b[^=\n]*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
 _VERSION = re.compile(r"Kernel Module(?: for \S+)?\s+(\d+)\.(\d+)")
 
@@ -34,7 +37,9 @@ def list_devices(look: Look) -> list[Path]:
 
 def check_driver(look: Look) -> Said:
     """The driver's version."""
-    text, devices = look.read("proc/driver/nvidia/version"), list_devices(look)
+    text, devices = look.read(_DRIVER), list_devices(look)
+    if text is None and os.path.lexists(look.root / _DRIVER):
+        return skip(f"Not known: /{_DRIVER} may not be read.")
     if text is None and not devices:
         return skip("There is no NVIDIA device here.")
     if text is None:
@@ -67,7 +72,7 @@ def check_cuda(look: Look) -> Said:
             "Install a build of torch for CUDA; pytorch.org names the command.",
         )
     cuda, least = f"{built[1]}.{built[2]}", LEAST_BY_CUDA.get(int(built[1]))
-    found = _VERSION.search(look.read("proc/driver/nvidia/version") or "")
+    found = _VERSION.search(look.read(_DRIVER) or "")
     if found is None or least is None:
         return skip(f"torch was built for CUDA {cuda}; whether the driver fits is not known here.")
     if (int(found[1]), int(found[2])) < least:
@@ -87,20 +92,23 @@ def check_numa(look: Look) -> Said:
     if len(nodes) < 2:
         return fine("One NUMA node: all cores are as near to each device.")
     places = {device.name: _read(device / "numa_node") for device in devices}
-    unknown = [name for name, node in places.items() if not node.isdigit()]
+    unknown = [name for name, node in places.items() if not node.isdecimal()]
     if unknown:
         return warn(
             f"{len(nodes)} NUMA nodes, and {', '.join(unknown)} does not say which is near.",
             "Look at `nvidia-smi topo -m`, and bind the worker by hand: `CPUAffinity=` and `NUMAPolicy=` in its unit.",
         )
-    near = {node: _read(look.root / f"sys/devices/system/node/node{node}/cpulist") for node in set(places.values())}
-    said = "; ".join(f"{name}: node {node}, cores {near[node]}" for name, node in places.items())
+    near = read_nodes(look.root)
+    said = "; ".join(
+        f"{name}: node {node}, cores {show_cores(near.get(int(node), ())) or 'not known'}"
+        for name, node in places.items()
+    )
     return fine(f"{len(nodes)} NUMA nodes. {said}.")
 
 
 def check_mps(look: Look) -> Said:
     """NVIDIA's Multi-Process Service."""
-    if not list_devices(look) and look.read("proc/driver/nvidia/version") is None:
+    if not list_devices(look) and look.read(_DRIVER) is None:
         return skip("There is no NVIDIA device here.")
     pipe = look.environment.get("CUDA_MPS_PIPE_DIRECTORY", "tmp/nvidia-mps").lstrip("/")  # NVIDIA's default
     if (look.root / pipe / "control").exists():
@@ -110,7 +118,7 @@ def check_mps(look: Look) -> Said:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(errors="replace").strip()
     except OSError:
         return ""
 

@@ -61,6 +61,10 @@ def fail(message: str, remedy: str) -> Said:
     return Said(Level.ERROR, message, remedy)
 
 
+class NotKnown(ValueError):
+    """What a check goes by is not to be had here. The text is ours, names what is missing, and is told."""
+
+
 def _read_label(folder: Path) -> str:
     try:
         return os.getxattr(folder, "security.selinux").decode(errors="replace").strip("\x00")
@@ -168,7 +172,8 @@ class Finding:
 
 
 def examine(checks: Iterable[Check], look: Look) -> Iterator[Finding]:
-    """Ask each check. What breaks while looking is told by its class alone: texts of libraries may hold secrets."""
+    """Ask each check. What breaks while looking is told by the system's word for it, else by its class alone: texts of
+    libraries may hold secrets."""
     look = replace(look, known={})
     for check in checks:
         began = time.monotonic()
@@ -176,13 +181,20 @@ def examine(checks: Iterable[Check], look: Look) -> Iterator[Finding]:
             said = check.look(look)
         except BatchinferError as error:
             said = fail(error.message, "")
-        except (OSError, ValueError, LookupError, AttributeError) as error:
-            said = skip(f"It could not be looked at ({type(error).__name__}).")
+        except Exception as error:  # trees of others, libraries and servers may raise anything
+            said = skip(_tell_broken(error))
         took_ms = (time.monotonic() - began) * 1000
         message = "".join(
             char if char.isprintable() else " " for char in said.message
         )  # names from files are anybody's
         yield Finding(check.name, check.group, said.level, message, check.why, said.remedy, round(took_ms, 1))
+
+
+def _tell_broken(error: Exception) -> str:
+    if isinstance(error, NotKnown):
+        return f"Not known: {error}"
+    cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+    return f"Not known: it could not be looked at ({cause})."
 
 
 def find_worst(findings: Iterable[Finding]) -> Level:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchinfer.doctor.findings import Check, fail, fine, skip, warn
-from batchinfer.doctor.host_checks import read_meminfo
-from batchinfer.domain.memory import MIB, reserve_mib
+from batchinfer.doctor.host_checks import read_whole_mib
+from batchinfer.domain.memory import reserve_mib
 from batchinfer.observe.control_group import read_memory_limit
 from batchinfer.services.memory import count_held
 from batchinfer.store import fleet, leases, memory
@@ -78,7 +78,7 @@ def check_plan(look: Look) -> Said:
     with ctx.db.transaction() as tx:
         held = [one for one in memory.list_held(tx) if (one.host, one.device) == (host, "cpu")]
         planned = {one.worker: count_held(tx, one) for one in held}
-    whole_mib = read_meminfo(look)["MemTotal"] // MIB
+    whole_mib = read_whole_mib(look)
     limit = read_memory_limit(look.root)
     room_mib = min(whole_mib, limit >> 20) if limit is not None else whole_mib
     if not planned:

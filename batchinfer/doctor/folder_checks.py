@@ -14,28 +14,42 @@ if TYPE_CHECKING:
 
 #: Types of labels that a container may write (container-selinux; the second is its older name).
 CONTAINER_TYPES = frozenset({"container_file_t", "svirt_sandbox_file_t"})
+_OWNED = (
+    "Give the home to the user that runs the service (`chown -R`); for a mounted volume, to the container's user "
+    "(`user:`, `fsGroup`)."
+)
 #: Types of processes in containers.
 _CONFINED = ("container_t", "container_init_t", "container_kvm_t", "svirt_lxc_net_t", "spc_t")
 
 
 def list_folders(look: Look) -> list[Path]:
-    """Those of the home that are there: the home itself, blobs, models, logs."""
+    """Those of the home that are there: the home itself, blobs, models, logs. Raises PermissionError where the folder
+    above them may not be entered, so that nobody can say."""
     settings = look.settings
     wanted = (settings.home, settings.blobs_dir, settings.models_dir, settings.logs_dir)
-    return [folder for folder in wanted if folder.is_dir()]
+    return [folder for folder in wanted if _is_folder(folder)]
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return stat.S_ISDIR(place.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_permissions(look: Look) -> Said:
     """Whether this user may use the home, and others may not change it."""
-    folders = list_folders(look)
+    try:
+        folders = list_folders(look)
+    except PermissionError:
+        return fail("This user may not enter the folder in which the home lies.", _OWNED)
     if not folders:
         return skip("There is no home here yet; the first start makes it, for its owner alone.")
     closed = [folder.name for folder in folders if not look.may_use(folder)]
     if closed:
         return fail(
             f"This user may not write {', '.join(closed)} of the home.",
-            "Give the home to the user that runs the service (`chown -R`); for a mounted volume, to the container's "
-            "user (`user:`, `fsGroup`).",
+            _OWNED,
         )
     modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in folders}
     wide = [folder.name for folder, mode in modes.items() if mode & 0o002]
@@ -52,13 +66,18 @@ def check_permissions(look: Look) -> Said:
 
 def check_labels(look: Look) -> Said:
     """SELinux's labels of the folders of the home."""
-    if look.read("sys/fs/selinux/enforce") != "1":
+    enforces = look.read("sys/fs/selinux/enforce")
+    if enforces not in {None, "0", "1"}:
+        return skip("Not known: SELinux says neither that it enforces nor that it does not.")
+    if enforces != "1":
         return skip("SELinux does not run here, or enforces nothing.")
     folders = list_folders(look)
     if not folders:
         return skip("There is no home here yet.")
     types = {folder.name: _read_type(look.label(folder)) for folder in folders}
     process = _read_type((look.read("proc/self/attr/current") or "").strip("\x00"))
+    if not process:
+        return skip("Not known: SELinux enforces, and the kernel does not show the label of this process.")
     if process in _CONFINED and process != "spc_t":
         wrong = [f"{name} ({kind or 'no label'})" for name, kind in types.items() if kind not in CONTAINER_TYPES]
         if wrong:
@@ -77,7 +96,8 @@ def check_labels(look: Look) -> Said:
 def _read_type(label: str) -> str:
     """The third part of user:role:type:level."""
     parts = label.split(":")
-    return parts[2] if len(parts) > 2 else ""
+    kind = parts[2] if len(parts) > 2 else ""
+    return kind if kind.isascii() and kind.isidentifier() else ""
 
 
 FOLDER_CHECKS = (

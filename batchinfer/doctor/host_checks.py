@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchinfer.doctor.findings import Check, fail, fine, skip, warn
+from batchinfer.doctor.findings import Check, NotKnown, fail, fine, skip, warn
 from batchinfer.domain.cores import list_reserved
 from batchinfer.domain.memory import MIB
-from batchinfer.observe.control_group import read_memory_limit, read_pids
+from batchinfer.observe.control_group import find_pressure_file, find_unclear, read_memory_limit, read_pids
 from batchinfer.observe.cores import read_ground, show_cores
 from batchinfer.observe.kernel_texts import parse_sizes
 from batchinfer.observe.strain import read_strain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchinfer.doctor.findings import Look, Said
 
 #: Above this share of ten seconds in which somebody waited for memory, it is short.
@@ -20,11 +22,22 @@ PRESSED = 10.0
 
 
 def read_meminfo(look: Look) -> dict[str, int]:
-    """/proc/meminfo in bytes by name. Raises ValueError where it is not there."""
+    """/proc/meminfo in bytes by name. Raises NotKnown where it is not there."""
     text = look.read("proc/meminfo")
     if text is None:
-        raise ValueError("no meminfo")
+        raise NotKnown("/proc/meminfo is not there, or may not be read.")
     return parse_sizes(text)
+
+
+def read_whole_mib(look: Look) -> int:
+    """The memory of this machine in MiB. Raises NotKnown."""
+    return _pick(read_meminfo(look), "MemTotal") // MIB
+
+
+def _pick(memory: Mapping[str, int], name: str) -> int:
+    if name not in memory:
+        raise NotKnown(f"/proc/meminfo does not say {name} in a form that is known here.")
+    return memory[name]
 
 
 def check_swappiness(look: Look) -> Said:
@@ -32,6 +45,8 @@ def check_swappiness(look: Look) -> Said:
     text = look.read("proc/sys/vm/swappiness")
     if text is None:
         return skip("The kernel does not show vm.swappiness.")
+    if not text.isdecimal():
+        return skip("Not known: vm.swappiness is no number.")
     if int(text) > 10:
         return warn(
             f"vm.swappiness is {text}: weights may be swapped out beside a large page cache.",
@@ -43,18 +58,21 @@ def check_swappiness(look: Look) -> Said:
 def check_swap(look: Look) -> Said:
     """Swap that is in use now."""
     memory = read_meminfo(look)
-    used_mib = (memory.get("SwapTotal", 0) - memory.get("SwapFree", 0)) // MIB
+    whole = _pick(memory, "SwapTotal")
+    used_mib = (whole - _pick(memory, "SwapFree")) // MIB
     if used_mib > 256:
         return warn(
             f"{used_mib} MiB are swapped out.",
             "Give the host more memory, run fewer or smaller models on its CPU, or switch swap off.",
         )
-    return fine(f"{used_mib} MiB are swapped out of {memory.get('SwapTotal', 0) // MIB} MiB of swap.")
+    return fine(f"{used_mib} MiB are swapped out of {whole // MIB} MiB of swap.")
 
 
 def check_pressure(look: Look) -> Said:
     """Time lost waiting for memory (PSI), and whether workers pause for it."""
     strain, settings = read_strain(look.root), look.settings
+    if strain.some is None and find_pressure_file(look.root) is not None:
+        return skip("Not known: the kernel's memory.pressure is in no form that is known here.")
     if strain.some is None:
         return skip(
             "The kernel does not measure memory pressure (PSI): workers go by what is read from swap alone. Kernels "
@@ -80,6 +98,8 @@ def check_huge_pages(look: Look) -> Said:
     if text is None:
         return skip("The kernel has no transparent huge pages.")
     chosen = text.partition("[")[2].partition("]")[0]
+    if chosen not in {"always", "madvise", "never"}:
+        return skip("Not known: the kernel does not say which choice of transparent huge pages holds.")
     if chosen == "never":
         return warn(
             "Transparent huge pages are off: large tensors of CPU models are looked up page by page.",
@@ -93,6 +113,8 @@ def check_governor(look: Look) -> Said:
     text = look.read("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if text is None:
         return skip("The cores do not show how their frequency is chosen: a hypervisor does it.")
+    if not (text.isascii() and text.isidentifier()):
+        return skip("Not known: what stands for the governor of the cores is no name.")
     if text in {"powersave", "conservative"} and look.read("sys/devices/system/cpu/intel_pstate/status") != "active":
         return warn(
             f"The cores save power ({text}): they speed up late.",
@@ -104,7 +126,9 @@ def check_governor(look: Look) -> Said:
 def check_container_memory(look: Look) -> Said:
     """The memory that the container may take."""
     limit = read_memory_limit(look.root)
-    whole_mib = read_meminfo(look)["MemTotal"] // MIB
+    whole_mib = read_whole_mib(look)
+    if limit is None and (file := find_unclear(look.root, "memory", "memory.max", "memory.limit_in_bytes")):
+        return skip(f"Not known: {file.name} of the control group says no limit in a form that is known here.")
     if limit is None:
         return fine(f"No control group limits the memory; the host has {whole_mib} MiB.")
     mib = limit >> 20
@@ -129,6 +153,8 @@ def check_cores(look: Look) -> Said:
         )
     if ground.quota is not None and ground.quota < count:
         told += f", of whose time the control group may use {ground.quota:.1f}"
+    if ground.quota is None and (file := find_unclear(look.root, "cpu", "cpu.max", "cpu.cfs_quota_us")):
+        return skip(f"{told}; of how much of their time is not known: {file.name} is in no form that is known here.")
     if not settings.cpu_affinity:
         return fine(f"{told}. Model workers are not bound to cores.")
     reserved = list_reserved(ground.allowed, settings.reserve_cores)
@@ -144,6 +170,8 @@ def check_cores(look: Look) -> Said:
 def check_processes(look: Look) -> Said:
     """Room for processes and threads in the control group."""
     found = read_pids(look.root)
+    if found is None and find_unclear(look.root, "pids", "pids.max", "pids.current"):
+        return skip("Not known: the control group counts processes in no form that is known here.")
     if found is None:
         return fine("No control group limits processes and threads.")
     used, most = found
@@ -170,7 +198,10 @@ def check_limits(look: Look) -> Said:
 
 def check_wsl(look: Look) -> Said:
     """Windows Subsystem for Linux."""
-    if "microsoft" not in (look.read("proc/version") or "").lower():
+    version = (look.read("proc/version") or "").lower()
+    if not version.startswith("linux version"):
+        return skip("Not known: /proc/version is not there, may not be read, or names no Linux.")
+    if "microsoft" not in version:
         return skip("This is no WSL.")
     system = look.read("etc/os-release") or ""
     if "docker-desktop" in system.lower() or look.environment.get("WSL_DISTRO_NAME", "").startswith("docker-desktop"):
@@ -178,7 +209,7 @@ def check_wsl(look: Look) -> Said:
             "This is Docker Desktop's own distribution: it is small, and an update of Docker Desktop replaces it.",
             "Install a distribution (`wsl --install -d Ubuntu`), make it the default (`wsl -s Ubuntu`), and run there.",
         )
-    mib = read_meminfo(look)["MemTotal"] // MIB
+    mib = read_whole_mib(look)
     return warn(
         f"This is WSL with {mib} MiB: by default half of what Windows has.",
         "Set `memory=` and `swap=0` under [wsl2] in .wslconfig to what models may take, then `wsl --shutdown`.",

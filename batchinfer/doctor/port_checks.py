@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -49,6 +50,8 @@ def check_servers(look: Look) -> Said:
     running = _read_running(look)
     places = {name: _find_place(running.get(key)) for key, name in _SERVERS.items()}
     known = {name: place for name, place in places.items() if place is not None}
+    if not known and os.path.lexists(look.settings.home / "servers.json"):
+        return skip("Not known: servers.json of the home may not be read, or names no server.")
     if not known:
         return skip("No `batchinfer up` runs in this home.")
     deaf = [f"{name} (port {place[1]})" for name, place in known.items() if not _listens(*place)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
-from batchinfer.doctor.findings import Check, fail, fine, warn
+from batchinfer.doctor.findings import Check, fail, fine, skip, warn
 from batchinfer.domain.ids import DEFAULT_TENANT
+from batchinfer.errors import Unavailable
 from batchinfer.store.server_facts import read_facts
 from batchinfer.store.snapshots import list_snapshots
 
@@ -35,7 +37,13 @@ def _ask_facts(look: Look) -> ServerFacts:
 
 def check_postgres(look: Look) -> Said:
     """Version and role of the server."""
-    facts = _facts(look)
+    try:
+        facts = _facts(look)
+    except Unavailable:
+        return fail(
+            "Postgres does not answer.",
+            "Look at BATCHINFER_DATABASE_URL, and at the server's log; `up` keeps it in logs.",
+        )
     version = f"{facts.version // 10_000}.{facts.version % 10_000}"
     if facts.standby:
         return fail(
@@ -124,7 +132,9 @@ def check_redis(look: Look) -> Said:
         )
     version = str(about.get("valkey_version") or about.get("redis_version") or "")
     name = "Valkey" if about.get("valkey_version") else "Redis"
-    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) < LEAST_REDIS:
+    if not version.partition(".")[0].isdecimal():
+        return skip("Not known: the server at BATCHINFER_REDIS_URL answers and says no version.")
+    if int(version.partition(".")[0]) < LEAST_REDIS:
         return fail(f"{name} {version} is too old.", f"Move to Redis {LEAST_REDIS}, Valkey 8, or newer.")
     policy = str(about.get("maxmemory_policy", "noeviction"))
     if int(about.get("maxmemory", 0)) and policy != "noeviction":
@@ -138,9 +148,18 @@ def check_redis(look: Look) -> Said:
 def check_blobs(look: Look) -> Said:
     """Writing, reading and removing a file where uploads lie."""
     blobs = look.require_ctx().blobs
-    sha256 = blobs.put(DEFAULT_TENANT, _PROBE)
-    whole = blobs.read(DEFAULT_TENANT, sha256) == _PROBE
-    blobs.remove_unused(DEFAULT_TENANT, sha256, unused_s=0.0)
+    try:
+        sha256 = blobs.put(DEFAULT_TENANT, _PROBE)
+        try:
+            whole = blobs.read(DEFAULT_TENANT, sha256) == _PROBE
+        finally:
+            blobs.remove_unused(DEFAULT_TENANT, sha256, unused_s=0.0)
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else type(error).__name__
+        return fail(
+            f"The blob store does not take a file and give it back ({cause}).",
+            "Look at the disk and the mount under the home, and at who owns its folder blobs.",
+        )
     if not whole:
         return fail(
             "What was written into the blob store came back otherwise.",

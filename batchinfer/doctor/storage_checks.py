@@ -68,15 +68,24 @@ def check_scheduler(look: Look) -> Said:
     queue = next((place for place in (device / "queue", device.resolve().parent / "queue") if place.is_dir()), None)
     if queue is None:
         return skip("The disk under the models does not show its queue.")
-    words = (queue / "scheduler").read_text().split()
-    chosen = next((word.strip("[]") for word in words if word.startswith("[")), words[0] if words else "none")
-    spinning = (queue / "rotational").read_text().strip() == "1"
+    chosen = _read_chosen((queue / "scheduler").read_text(errors="replace").split())
+    turns = (queue / "rotational").read_text(errors="replace").strip()
+    if chosen is None or turns not in {"0", "1"}:
+        return skip("Not known: the queue of the disk under the models is in no form that is known here.")
+    spinning = turns == "1"
     if not spinning and chosen in {"bfq", "cfq"}:
         return warn(
             f"The disk has no moving parts, and its requests are ordered by {chosen}.",
             f"Set `none` or `mq-deadline` (sysfs, a udev rule): {chosen} costs time for each request.",
         )
     return fine(f"Requests are ordered by {chosen}; the disk {'turns' if spinning else 'has no moving parts'}.")
+
+
+def _read_chosen(words: list[str]) -> str | None:
+    """`[none] mq-deadline`; a queue that knows one way alone says it without brackets."""
+    marked = [word[1:-1] for word in words if word.startswith("[") and word.endswith("]")]
+    named = marked or (words if len(words) == 1 else [])
+    return named[0] if len(named) == 1 and named[0].replace("-", "").isalpha() else None
 
 
 def check_room(look: Look) -> Said:
@@ -105,6 +114,8 @@ def check_shared_memory(look: Look) -> Said:
     if not place.is_dir():
         return skip("There is no /dev/shm here.")
     found = look.room(place)
+    if not found.f_blocks:
+        return skip("Shared memory does not say how large it is.")
     mib = found.f_blocks * found.f_frsize // 2**20
     if mib < 1024:
         return warn(

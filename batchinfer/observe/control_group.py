@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
 ROOT = Path("/")
 #: Without a limit v1 says a number near 2**63.
 _UNLIMITED = 2**60
+#: A limit as either version writes it: `max`, a number, or a quota and its period. Longer ones no kernel writes.
+_LIMIT = re.compile(r"(max|\d{1,20})( \d{1,20})?", re.ASCII)
+#: What version 1 alone writes -1 into, for no limit.
+_MAY_BE_BELOW_ZERO = "cpu.cfs_quota_us"
 
 
 def list_group_folders(root: Path, controller: str) -> list[Path]:
@@ -76,6 +82,17 @@ def read_cpuset(root: Path = ROOT) -> str:
     """The cores that the group may run on, as the kernel writes them (`0-3,8`); empty where it says nothing."""
     names = ("cpuset.cpus.effective", "cpuset.effective_cpus", "cpuset.cpus")
     return next(_read_all(root, "cpuset", *names), "")
+
+
+def find_unclear(root: Path, controller: str, *names: str) -> Path | None:
+    """A file of these groups that is there and holds no numbers, or may not be read: what it limits is not known."""
+    files = [folder / name for folder in list_group_folders(root, controller) for name in names]
+    return next((file for file in files if os.path.lexists(file) and not _is_clear(file)), None)
+
+
+def _is_clear(file: Path) -> bool:
+    text = _read(file)
+    return bool(_LIMIT.fullmatch(text)) or (text, file.name) == ("-1", _MAY_BE_BELOW_ZERO)
 
 
 def find_pressure_file(root: Path = ROOT) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
@@ -13,7 +13,7 @@ from batchinfer.doctor.everything import examine_all
 from batchinfer.doctor.findings import Level, Look
 from batchinfer.doctor.latest import Latest
 from batchinfer.errors import Unavailable
-from batchinfer.store import fleet, leases, server_facts
+from batchinfer.store import leases, server_facts
 from tests.doctor.conftest import MEMINFO
 
 if TYPE_CHECKING:
@@ -23,34 +23,11 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Context
 
 OK, WARNING, ERROR, SKIPPED = Level.OK, Level.WARNING, Level.ERROR, Level.SKIPPED
-REPLICA = text("""
-    INSERT INTO replicas (id, tenant_id, worker, model, revision, engine, device, state, error, host, planned_mib,
-        created_at, ready_at, ended_at)
-    SELECT gen_random_uuid(), tenant_id, :worker, :model, 'r1', 'fake', 'cpu', :state, CAST(:error AS jsonb), :host,
-        :planned_mib, now() - make_interval(secs => :age_s),
-        CASE WHEN :ready THEN now() - make_interval(secs => :age_s - 5) END,
-        CASE WHEN :state = 'failed' THEN now() END
-    FROM models WHERE name = :model
-""")
 
 
 @pytest.fixture
 def look(context: Context) -> Look:
     return Look.of_host(context.settings, context)
-
-
-@pytest.fixture
-def add_replica(context: Context) -> Callable[..., None]:
-    """A replica of the model `known`, which is made where it is not there."""
-
-    def add(**fields: Any) -> None:
-        values = {"worker": "w@here", "model": "known", "state": "ready", "error": None, "host": None, "ready": True}
-        values |= {"planned_mib": None, "age_s": 60}
-        with context.db.transaction() as tx:
-            fleet.register_model(tx, name="known", path="/nowhere", revision="r1", facts={})
-            tx.execute(REPLICA, values | fields)
-
-    return add
 
 
 def test_a_model_that_could_not_be_loaded_is_told_with_its_error(look: Look, add_replica: Callable[..., None]) -> None:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from batchinfer.doctor.findings import Look
 
 OK, WARNING, ERROR, SKIPPED = Level.OK, Level.WARNING, Level.ERROR, Level.SKIPPED
-ENFORCES = {"sys/fs/selinux/enforce": "1"}
+ENFORCES = {
+    "sys/fs/selinux/enforce": "1",
+    "proc/self/attr/current": "unconfined_u:unconfined_r:unconfined_t:s0\x00",
+}
 CONTAINED = {**ENFORCES, "proc/self/attr/current": "system_u:system_r:container_t:s0:c12,c900\x00"}
 
 
