@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _FAULTS = 10
 _OUT = click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Folder for the output and error files.",
+    help="Folder for the output and error files; made where there is none.",
 )
 _CREATION = (
     click.argument("path", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False)),
@@ -53,6 +53,7 @@ def batches() -> None:
 @remote
 def run_batch(client: Client, /, path: Path, out: Path, as_json: bool, **wishes: Any) -> None:
     """Upload a file, make a batch of it, watch it, and fetch its output and error files. Ctrl-C leaves it running."""
+    out.mkdir(exist_ok=True)  # before the batch: where its files cannot be written, nothing is begun
     batch = _create(client, path, **wishes)
     remark(f"{batch.id} was made of {path.name}.")
     _follow(client, batch, out, as_json=as_json)
@@ -65,7 +66,9 @@ def run_batch(client: Client, /, path: Path, out: Path, as_json: bool, **wishes:
 @remote
 def watch_batch(client: Client, batch_id: str, out: Path, as_json: bool) -> None:
     """Watch a batch to its end and fetch its files, as `run` does; also one that has ended."""
-    _follow(client, client.batches.get(batch_id), out, as_json=as_json)
+    batch = client.batches.get(batch_id)
+    out.mkdir(exist_ok=True)
+    _follow(client, batch, out, as_json=as_json)
 
 
 @batches.command("create")

@@ -1,6 +1,8 @@
 """The examples of the pages name what is there: verbs and options, routes, fields, and code that is Python.
 
-Those of client.md and migrating-from-openai-batch.md are run in tests/sdk; these are only held against the program.
+tests/docs/run_examples.py says what is also run, in its order and against a whole service: the Python of every page, and
+the commands of the pages in `SHELL` that stand in blocks marked `sh`. Its `NOT_RUN` lists what of these is not run, and
+why. That, the commands of all other pages and blocks without a language are only held against the program, here.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from batchinfer.services.context import open_context
 from batchinfer.settings import load_settings
 from batchinfer.web import create_app
 from tests.docs.conftest import ROOT
+from tests.docs.run_examples import NOT_RUN, PYTHON, SHELL, list_examples, list_runnable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,6 +178,21 @@ def test_python_of_the_examples_is_python(manual: list[Page]) -> None:
         for block in page.list_blocks():
             if block.language.startswith("python"):
                 compile(block.text, page.name, "exec")
+
+
+def test_what_is_run_and_what_is_not_is_what_the_pages_have(manual: list[Page]) -> None:
+    """Every page with Python is run by some test, and whatever is said not to be run is there."""
+    with_python = {page.name for page in manual if any(b.language.startswith("python") for b in page.list_blocks())}
+    assert with_python == set(PYTHON)
+    for page in manual:
+        assert {b.language for b in page.list_blocks() if b.language.startswith("python")} <= {"python"}, page.name
+    for name, test in [*PYTHON.items(), *SHELL.items()]:
+        assert name.removeprefix("docs/") in (ROOT / test).read_text(), f"{test} runs nothing of {name}"
+    assert {kind for name in SHELL for kind, _ in list_runnable(name)} >= {"python", "sh"}
+    for name, start in NOT_RUN:
+        found = [text for kind, text in list_examples(name) if text.startswith(start)]
+        assert found, (name, start)
+    assert {name for name, _ in NOT_RUN} <= {*PYTHON, *SHELL}
 
 
 def test_json_of_the_examples_is_json(manual: list[Page]) -> None:

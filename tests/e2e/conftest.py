@@ -156,13 +156,24 @@ def fake_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield start(home, "--engine", "fake", BATCHINFER_LEASE_TTL_S="3600").wait_ready()
 
 
-@pytest.fixture(scope="module")
-def night_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One with the fake engine that may read documents below `scans` beside its home, and write below `results`."""
+def _start_with_folders(tmp_path_factory: pytest.TempPathFactory, **more: str) -> Iterator[Up]:
     for start in _starter():
         base = tmp_path_factory.mktemp("nights")
         folders = {}
         for name, setting in (("scans", "BATCHINFER_SOURCE_FOLDERS"), ("results", "BATCHINFER_SINK_FOLDERS")):
             (base / name).mkdir()
             folders[setting] = str(base / name)
-        yield start(base / "home", "--engine", "fake", **folders).wait_ready()
+        yield start(base / "home", "--engine", "fake", **folders, **more).wait_ready()
+
+
+@pytest.fixture(scope="module")
+def night_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One with the fake engine that may read documents below `scans` beside its home, and write below `results`."""
+    yield from _start_with_folders(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def page_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The same, which also delivers webhooks to this machine."""
+    webhooks = {"BATCHINFER_WEBHOOK_HTTP": "true", "BATCHINFER_WEBHOOK_NETWORKS": "127.0.0.0/8"}
+    yield from _start_with_folders(tmp_path_factory, **webhooks)

@@ -198,7 +198,6 @@ def test_a_batch_is_run_to_its_files(desk: Path, model: str, run: Callable[..., 
     assert [json.loads(line)["custom_id"] for line in Path(told["error_file"]).read_text().splitlines()] == ["r1"]
     assert told["batch"]["id"] in ran.err
     # Watched once more, elsewhere, for people.
-    (desk / "again").mkdir()
     again = run("batches", "watch", told["batch"]["id"], "--out", desk / "again")
     assert again.status == 3
     assert "2 of 3 answered, 1 failed" in again.out
@@ -287,7 +286,10 @@ def test_how_a_command_ends_when_it_cannot(run: Callable[..., Run], monkeypatch:
     assert (unknown.status, unknown.out, unknown.err.count("\n")) == (1, "", 1)
     assert run("submit", "--prompt", "x", "--set", "seed=seven").status == 2
     assert run("submit", "nowhere", "--prompt", "x").status == 2
-    assert run("batches", "watch", "batch_" + "0" * 32, "--out", "nowhere").status == 2
+    assert run("batches", "watch", "batch_" + "0" * 32, "--out", "new").status == 1
+    assert run("batches", "run", __file__, "--out", "no/where").status == 1
+    assert not Path("new").exists()
+    assert run("batches", "run", __file__, "--out", __file__).status == 2
     monkeypatch.setenv("BATCHINFER_API_KEY", "bi_00000000_" + "x" * 43)
     assert run("jobs", "list").status == 1
     monkeypatch.delenv("BATCHINFER_URL")

@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from batchinfer.cli import main
+from tests.docs.run_examples import list_runnable
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def find_blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page that are marked with exactly this language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+def find_examples(page: str, language: str) -> list[str]:
+    """The blocks of Python of a page, or its commands; without those that are not run."""
+    return [text for kind, text in list_runnable(f"docs/{page}") if kind == language]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def desk(service: Any, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def run_blocks(page: str, **names: Any) -> dict[str, Any]:
-    blocks = find_blocks(page, "python")
+    blocks = find_examples(page, "python")
     assert len(blocks) >= 1
     for block in blocks:
         exec(compile(block, page, "exec"), names)  # noqa: S102 - the page's own examples
@@ -83,8 +84,7 @@ def test_the_tests_that_the_page_names_exist() -> None:
 
 
 def test_the_commands_of_the_page(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = find_blocks("client.md", "sh")
-    commands = [shlex.split(line) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in find_examples("client.md", "sh")]
     assert len(commands) >= 5
     for name, *words in commands:
         assert name == "batchinfer"
