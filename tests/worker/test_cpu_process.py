@@ -130,7 +130,7 @@ def test_beat_outlives_the_database_and_needs_no_redis(work, launcher, until, da
     beat = launcher.start(
         "workers.beat", "beat", reap_s=0.2, database_url=proxied, redis_url=SecretStr("redis://127.0.0.1:1/0")
     )
-    until(lambda: upkeep.seconds_since_tick(work.ctx) is not None, "beat ticks")
+    until(lambda: upkeep.seconds_since_beat(work.ctx) is not None, "beat ticks, and says that it was a beat")
     proxy.cut()
     until(lambda: "no tick" in beat.read_log(), "beat notices")
     silent_s = upkeep.seconds_since_tick(work.ctx)
