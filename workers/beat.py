@@ -43,7 +43,7 @@ class TickScheduler(Scheduler):  # type: ignore[misc]
         if ctx is None:
             return float(self.max_interval)
         started = time.monotonic()
-        self._ticks["done" if tick(ctx) else "failed"] += 1
+        self._ticks["done" if tick(ctx, by_beat=True) else "failed"] += 1
         return max(0.05, ctx.settings.reap_s - (time.monotonic() - started))
 
     def sync(self) -> None:

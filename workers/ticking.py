@@ -19,10 +19,10 @@ TAKE_OVER_S = 60.0
 _log = get_logger(__name__)
 
 
-def tick(ctx: Context) -> bool:
+def tick(ctx: Context, *, by_beat: bool = False) -> bool:
     """One tick, that never raises: the next one comes soon. False where it could not be done."""
     try:
-        done = upkeep.tick(ctx)
+        done = upkeep.tick(ctx, by_beat=by_beat)
     except Unavailable as error:
         _log.warning("no tick: the database does not answer", code=error.code)
         return False

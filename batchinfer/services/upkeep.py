@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchinfer.services.context import Context
 
 #: Names under which the last time is kept.
-TICK, MINUTELY, HOURLY, GAUGED = "tick", "minutely", "hourly", "gauged"
+TICK, BEAT, MINUTELY, HOURLY, GAUGED = "tick", "beat", "minutely", "hourly", "gauged"
 _MINUTELY_S, _HOURLY_S = 60.0, 3600.0
 _EXPIRE_ROWS = 1000
 _EXPIRED = Failure("Its time passed before it ended. Give a longer expires_in, or none.", code="expired").as_dict()
@@ -49,8 +49,8 @@ class Tick:
     mismatches: int = 0
 
 
-def tick(ctx: Context) -> Tick:
-    """Do what is due. Raises Unavailable when the database does not answer."""
+def tick(ctx: Context, *, by_beat: bool = False) -> Tick:
+    """Do what is due; `by_beat`: it is a beat that does it. Raises Unavailable when the database does not answer."""
     leases_ended, expired = work.reap(ctx), expire(ctx)
     _try(lambda: run_upkeep.finish_runs(ctx), "finish runs")
     _try(lambda: batches.finish_batches(ctx), "finish batches")
@@ -79,6 +79,8 @@ def tick(ctx: Context) -> Tick:
         removed += _try(lambda: sweeping.sweep_blobs(ctx), "remove orphaned files")
     with ctx.db.transaction(relaxed=True) as tx:
         ticks.record_tick(tx, TICK)
+        if by_beat:
+            ticks.record_tick(tx, BEAT)
     return Tick(leases_ended, expired, made, forgotten, dropped, removed, mismatches)
 
 
@@ -125,3 +127,9 @@ def seconds_since_tick(ctx: Context) -> float | None:
     """Seconds since anybody ticked; None where nobody ever did."""
     with ctx.db.transaction() as tx:
         return ticks.find_seconds_since(tx, TICK)
+
+
+def seconds_since_beat(ctx: Context) -> float | None:
+    """Seconds since a beat ticked; None where none ever did. CPU workers, which tick in its stead, do not count."""
+    with ctx.db.transaction() as tx:
+        return ticks.find_seconds_since(tx, BEAT)

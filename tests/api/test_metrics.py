@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -16,6 +19,7 @@ from batchinfer.services import work
 from batchinfer.store import metrics as store
 from batchinfer.store.session import Database
 from batchinfer.web import create_app
+from bench.chaos.proxy import Proxy
 from tests.metrics_pages import Samples, read_page
 
 if TYPE_CHECKING:
@@ -130,6 +134,45 @@ def test_while_postgres_and_redis_are_away_it_says_so_and_tells_the_rest(
     assert ("batchinfer_host_memory_size_bytes", context.settings.machine_name) in found
     targets = client.get("/metrics/targets")
     assert (targets.status_code, targets.json["error"]["code"]) == (503, "database_unavailable")
+
+
+def test_every_scrape_is_answered_while_postgres_restarts_and_while_we_stop(context: Context) -> None:
+    """Never a 500: `batchinfer_database_up` says how it is, and comes back by itself."""
+    parts = urlsplit(context.settings.require_database_url())
+    proxy = Proxy((parts.hostname or "", parts.port or 0))
+    address = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
+    through = replace(context, db=Database(address))
+    client = create_app(context=through).test_client()
+
+    def wait_up(wanted: float) -> None:
+        deadline = time.monotonic() + 60.0
+        while (found := scrape(client)["batchinfer_database_up",]) != wanted:
+            assert time.monotonic() < deadline, f"it still says {found}"
+            time.sleep(0.3)
+
+    try:
+        wait_up(1)
+        proxy.cut()
+        wait_up(0)
+        assert client.get("/metrics/targets").status_code == 503
+        proxy.mend()
+        wait_up(1)
+        assert client.get("/metrics/targets").status_code == 200
+        through.db.dispose()  # as a process that stops does, while a scrape is under way
+        assert "batchinfer_build_info" in client.get("/metrics").text
+        scrape(client)
+    finally:
+        through.db.dispose()
+        proxy.close()
+
+
+def test_a_postgres_that_stands_still_holds_up_no_scrape(context: Context) -> None:
+    """It takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        client = create_app(context=replace(context, db=Database(url))).test_client()
+        assert scrape(client)["batchinfer_database_up",] == 0
+        assert client.get("/metrics/targets").status_code == 503
 
 
 def test_scrapes_at_once_ask_once(context: Context, anonymous: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ import yaml
 
 from batchinfer.api import health
 from batchinfer.settings import PREFIX, Settings, load_settings
+from batchinfer.stack import alive
 from batchinfer.stack.models import ModelFolder
 from batchinfer.stack.programs import Fleet, list_programs
+from batchinfer.store.session import CONNECT_TIMEOUT_S, STATEMENT_TIMEOUT_S
 from workers.crew import LAST_WRITES_S
 from workers.duty import SPARE_S
 
@@ -113,6 +115,7 @@ def test_every_setting_is_one_of_ours_and_no_secret_is_kept(overlay: str) -> Non
     settings = find(overlay, "ConfigMap")[SETTINGS]["data"]
     assert set(settings) <= known
     assert not NEEDED & set(settings)
+    assert PREFIX + "HOST_NAME" not in settings, "pods would answer for one another when they are probed"
     load_settings(**{name.removeprefix(PREFIX).lower(): value for name, value in settings.items()})
     assert not find(overlay, "Secret")
     for pod in pods(overlay).values():
@@ -166,6 +169,33 @@ def test_web_is_asked_where_it_answers(overlay: str) -> None:
     assert service["ports"][0]["targetPort"] == port["name"]
     allowed = find(overlay, "NetworkPolicy")["web"]["spec"]["ingress"][0]["ports"]
     assert [one["port"] for one in allowed] == [port["containerPort"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_deployment_is_probed(overlay: str) -> None:
+    """By HTTP where there is a port, else by the pod's sign of life; and nobody is ended because Postgres is away."""
+    asks = ["python", "-m", "batchinfer.stack.alive"]
+    for name, deployment in find(overlay, "Deployment").items():
+        only, spec = container(deployment["spec"]["template"]), deployment["spec"]
+        probes = {kind: probe for kind, probe in only.items() if kind.endswith("Probe")}
+        assert "livenessProbe" in probes, name
+        role = name.partition("-")[0]
+        assert "startupProbe" in probes or role == "beat", "without it what starts slowly would be ended"
+        for kind, probe in probes.items():
+            if "ports" in only:
+                assert set(probe) & {"httpGet", "exec", "tcpSocket"} == {"httpGet"}, name
+                continue
+            excuse = [alive.EXCUSE] if kind == "livenessProbe" else []
+            assert probe["exec"]["command"] == [*asks, role, *excuse], name
+            # A probe that is cut off counts as failed: it must outlast the database's own limits, to be able to excuse.
+            assert probe["timeoutSeconds"] >= CONNECT_TIMEOUT_S + STATEMENT_TIMEOUT_S + 10, name
+            assert role in alive.ROLES
+        if "ports" not in only:
+            alive_s = probes["livenessProbe"]["periodSeconds"] * probes["livenessProbe"]["failureThreshold"]
+            assert alive_s >= 4 * Settings().lease_ttl_s, "time to come back by itself"
+            startup = probes.get("startupProbe", {"periodSeconds": 0, "failureThreshold": 0})
+            started_s = startup["periodSeconds"] * startup["failureThreshold"]
+            assert spec.get("progressDeadlineSeconds", 600) > started_s, name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

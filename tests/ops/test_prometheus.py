@@ -5,6 +5,7 @@ Skipped by name where they are not installed (Debian's package prometheus has bo
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -50,6 +51,27 @@ def test_the_alarms_fire_when_they_should_and_only_then() -> None:
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
 
 
+def test_what_is_named_is_where_compose_has_it() -> None:
+    """By service and port; all in one network, and beat with no worker beside it that could take its port."""
+    services = yaml.safe_load((DEPLOY.parents[1] / "compose.yaml").read_text())["services"]
+    web, workers = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    ((told,),) = [one["targets"] for one in web["static_configs"]]
+    (found,) = workers["http_sd_configs"]
+    assert found["url"] == f"http://{told}/metrics/targets"
+    name, _, port = told.partition(":")
+    assert f"--bind=0.0.0.0:{port}" in services[name]["command"]
+    (beat,) = workers["static_configs"]
+    assert beat["labels"] == {"role": "beat"}
+    (address,) = beat["targets"]
+    other, _, port = address.partition(":")
+    assert "workers.beat" in services[other]["command"]
+    environment = services[other]["environment"]
+    assert environment["BATCHINFER_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - of a network that leads nowhere else
+    assert environment["BATCHINFER_METRICS_PORT"] == port
+    for service in (name, other):
+        assert set(services[service]["networks"]) & set(services["prometheus"]["networks"])
+
+
 def wait_for(look: Callable[[], Any], what: str) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -72,6 +94,13 @@ def run(tmp_path: Path) -> Iterator[Up]:
         up.process.wait()
 
 
+def find_beat(run: Up) -> str:
+    """Where beat tells its metrics, as docs/metrics.md says that one finds it."""
+    lines = map(json.loads, (run.home / "logs" / "beat.log").read_text().splitlines())
+    (address,) = [line["address"] for line in lines if line["event"] == "metrics are told"]
+    return str(address)
+
+
 @pytest.fixture
 def prometheus(run: Up, tmp_path: Path) -> Iterator[httpx.Client]:
     """Prometheus with the deployed configuration, but for addresses and intervals."""
@@ -84,6 +113,8 @@ def prometheus(run: Up, tmp_path: Path) -> Iterator[httpx.Client]:
     (found,) = workers["http_sd_configs"]
     found |= {"url": found["url"].replace("web:8000", address), "refresh_interval": "1s", "authorization": secret}
     workers["authorization"] = secret
+    (beat,) = workers["static_configs"]
+    beat["targets"] = [find_beat(run)]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(DEPLOY / "alerts.yml", tmp_path)
     port = next(free_ports())
@@ -127,7 +158,8 @@ def test_prometheus_scrapes_a_real_run(run: Up, prometheus: httpx.Client) -> Non
 
     wait_for(lambda: ended() == 5, "five jobs in the web server's series")
     up = wait_for(lambda: query(prometheus, 'up{job="batchinfer-workers"} == 1'), "workers are found and scraped")
-    assert {labels["role"] for labels, _ in up} <= {"model", "cpu"}
+    assert {labels["role"] for labels, _ in up} <= {"model", "cpu", "beat"}
+    assert wait_for(lambda: query(prometheus, 'batchinfer_ticks_total{role="beat",result="done"} > 0'), "beat's series")
     rows = wait_for(lambda: query(prometheus, "batchinfer_engine_ended_total"), "the engine's series")
     ((labels, number),) = rows
     assert labels["model"] == "docreader"

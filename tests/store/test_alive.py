@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from batchinfer.errors import Unavailable
 from batchinfer.services import upkeep, work
@@ -12,23 +14,29 @@ from batchinfer.stack import alive
 from batchinfer.store import hosts
 
 
-def test_a_beat_is_well_while_somebody_ticks(bench):
+def test_a_beat_is_well_while_a_beat_ticks(bench):
     assert "ticked" in alive.find_trouble(bench.ctx, "beat")
     upkeep.tick(bench.ctx)
+    assert "ticked" in alive.find_trouble(bench.ctx, "beat"), "a CPU worker ticked in its stead"
+    upkeep.tick(bench.ctx, by_beat=True)
     assert alive.find_trouble(bench.ctx, "beat") is None
     bench.run("UPDATE ticks SET ticked_at = now() - interval '1 hour'")
     assert "ticked" in alive.find_trouble(bench.ctx, "beat")
 
 
-def test_a_cpu_worker_is_well_while_it_holds_a_lease_of_this_machine(bench):
+@pytest.mark.parametrize(("role", "other"), [("cpu", "model"), ("model", "cpu")])
+def test_a_worker_is_well_while_it_holds_a_lease_of_this_machine(bench, role, other):
     name = bench.ctx.settings.machine_name
-    work.open_lease(bench.ctx, role="cpu", worker="cpu0", host="elsewhere", pid=1)
-    work.open_lease(bench.ctx, role="model", worker="model0", host=name, pid=2)
-    assert name in alive.find_trouble(bench.ctx, "cpu")
-    work.open_lease(bench.ctx, role="cpu", worker="cpu0", host=name, pid=3)
-    assert alive.find_trouble(bench.ctx, "cpu") is None
+    work.open_lease(bench.ctx, role=role, worker="w0", host="elsewhere", pid=1)
+    work.open_lease(bench.ctx, role=other, worker="w1", host=name, pid=2)
+    assert name in alive.find_trouble(bench.ctx, role)
+    lease_id = work.open_lease(bench.ctx, role=role, worker="w0", host=name, pid=3)
+    assert alive.find_trouble(bench.ctx, role) is None
     bench.run("UPDATE leases SET heartbeat_at = now() - interval '1 hour'")
-    assert name in alive.find_trouble(bench.ctx, "cpu")
+    assert name in alive.find_trouble(bench.ctx, role)
+    bench.run("UPDATE leases SET heartbeat_at = now()")
+    work.end_lease(bench.ctx, lease_id, work.ORDERLY_END)
+    assert name in alive.find_trouble(bench.ctx, role)
 
 
 def test_a_keeper_is_well_while_its_host_lives(bench):
@@ -46,13 +54,17 @@ def test_what_it_ends_with(settings, context, monkeypatch, capsys):
     monkeypatch.setattr(alive, "load_settings", lambda: settings)
     assert alive.main(["beat"]) == 1
     assert "ticked" in capsys.readouterr().err
-    upkeep.tick(context)
+    assert alive.main(["beat", alive.EXCUSE]) == 1
+    upkeep.tick(context, by_beat=True)
+    capsys.readouterr()
     assert alive.main(["beat"]) == 0
     assert capsys.readouterr().err == ""
-    assert alive.main(["web"]) == alive.main([]) == 2
+    assert alive.main(["web"]) == alive.main([]) == alive.main(["beat", "--other"]) == 2
     monkeypatch.setattr(alive, "find_trouble", lambda *_: (_ for _ in ()).throw(Unavailable("away")))
     assert alive.main(["beat"]) == 1
     assert capsys.readouterr().err.endswith("The database does not answer.\n")
+    assert alive.main(["beat", alive.EXCUSE]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_address_that_is_missing_is_said(settings, monkeypatch, capsys):
@@ -61,7 +73,18 @@ def test_an_address_that_is_missing_is_said(settings, monkeypatch, capsys):
     assert "BATCHINFER_REDIS_URL" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("role", ["web", "model", ""])
+def test_a_database_that_is_away_or_stands_still_is_excused(settings, monkeypatch):
+    """Nobody listens at the address; then somebody who never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (9, silent.getsockname()[1]):
+            away = {"database_url": SecretStr(f"postgresql://nobody@127.0.0.1:{port}/nothing")}
+            changed = settings.model_copy(update=away)
+            monkeypatch.setattr(alive, "load_settings", lambda changed=changed: changed)
+            assert alive.main(["model", alive.EXCUSE]) == 0
+            assert alive.main(["model"]) == 1
+
+
+@pytest.mark.parametrize("role", ["web", ""])
 def test_a_role_without_a_sign_of_life_is_none(context, role):
     with pytest.raises(KeyError):
         alive.find_trouble(context, role)

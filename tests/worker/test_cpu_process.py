@@ -6,6 +6,7 @@ import io
 import signal
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from PIL import Image, ImageDraw
 
@@ -14,6 +15,8 @@ from batchinfer.domain.jobs import JobState
 from batchinfer.domain.messages import Upload
 from batchinfer.domain.prompts import Limits, parse_form
 from batchinfer.services import documents, jobs, upkeep
+from batchinfer.stack.ports import free_ports
+from tests.metrics_pages import read_page
 from tests.ops.control_image import block_packages
 
 if TYPE_CHECKING:
@@ -127,12 +130,21 @@ def test_beat_outlives_the_database_and_needs_no_redis(work, launcher, until, da
     proxy, proxied = database_proxy
     from pydantic import SecretStr
 
+    port = next(free_ports()) % 65000
     beat = launcher.start(
-        "workers.beat", "beat", reap_s=0.2, database_url=proxied, redis_url=SecretStr("redis://127.0.0.1:1/0")
-    )
-    until(lambda: upkeep.seconds_since_tick(work.ctx) is not None, "beat ticks")
+        "workers.beat", "beat", reap_s=0.2, database_url=proxied, redis_url=SecretStr("redis://127.0.0.1:1/0"),
+        metrics_port=port,
+    )  # fmt: skip
+    until(lambda: upkeep.seconds_since_beat(work.ctx) is not None, "beat ticks, and says that it was a beat")
     proxy.cut()
     until(lambda: "no tick" in beat.read_log(), "beat notices")
+
+    def count_failed() -> float:
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False)
+        assert page.status_code == 200
+        return read_page(page.text)["batchinfer_ticks_total", "failed"]
+
+    until(lambda: count_failed() > 0, "its page tells of it while Postgres is away")
     silent_s = upkeep.seconds_since_tick(work.ctx)
     proxy.mend()
     until(lambda: upkeep.seconds_since_tick(work.ctx) < silent_s, "beat ticks again")

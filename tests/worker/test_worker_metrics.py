@@ -166,3 +166,26 @@ def test_a_process_tells_from_its_start_to_its_drain(launcher: Any, work: Any, u
     process.wait()
     with pytest.raises(httpx.TransportError):
         get(target.address)
+
+
+def test_a_process_tells_while_postgres_and_redis_are_away(
+    launcher: Any, until: Any, context: Context, database_proxy: Any
+) -> None:
+    """It says for how long it was silent, and that it serves all the same."""
+    proxy, proxied = database_proxy
+    launcher.start_model(
+        metrics_port=next(free_ports()) % 65000, database_url=proxied, redis_url=SecretStr("redis://127.0.0.1:1/0")
+    )
+    (target,) = until(lambda: read_facts(context).targets, "the worker says where it tells its metrics")
+
+    def read_silence() -> float:
+        answer = get(target.address)
+        assert answer.status_code == 200
+        found = read_page(answer.text)
+        assert found["batchinfer_worker_state", "serving"] == 1
+        return found["batchinfer_worker_silent_seconds",]
+
+    proxy.cut()
+    until(lambda: read_silence() > 2.0, "its silence is told")
+    proxy.mend()
+    until(lambda: read_silence() < 1.0, "it gives signs of life again")
