@@ -132,7 +132,7 @@ def test_from_the_last_release_under_load(
     assert cluster.retire("beat", PATIENCE_S) == 0
     ((retired_at,),) = cluster.sql("SELECT now()")
     cluster.start_beat()
-    ticked = "SELECT count(*) FROM ticks WHERE name = 'tick' AND ticked_at > %s"
+    ticked = "SELECT count(*) FROM ticks WHERE name = 'beat' AND ticked_at > %s"
     cluster.wait(lambda: cluster.count(ticked, retired_at), "a tick of the new one", PATIENCE_S)
 
     # New workers beside old ones. Rows of tomorrow are for neither.
