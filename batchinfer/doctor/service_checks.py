@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from batchinfer.doctor.findings import Check, fail, fine, skip, warn
 from batchinfer.domain.ids import DEFAULT_TENANT
@@ -125,6 +125,8 @@ def check_redis(look: Look) -> Said:
         began = time.monotonic()
         about: dict[str, Any] = redis.info()
         took_ms = (time.monotonic() - began) * 1000
+    except NoPermissionError:
+        return skip("Not known: this user of Redis may not ask for INFO (`ACL SETUSER … +info`).")
     except RedisError:
         return warn(
             "Redis does not answer. Jobs are kept and done; they start later, at the poll floor.",

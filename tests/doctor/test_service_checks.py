@@ -110,6 +110,18 @@ def test_redis_that_is_gone_costs_time_and_is_no_error(look: Look) -> None:
     assert service_checks.check_redis(replace(look, ctx=gone)).level is WARNING
 
 
+def test_redis_that_may_not_be_asked_is_not_called_away(look: Look, context: Context) -> None:
+    """A user without the command, on the real server."""
+    context.redis.execute_command("ACL", "SETUSER", "shy", "on", ">word", "~*", "+@all", "-info")
+    try:
+        url = context.settings.require_redis_url().replace("redis://", "redis://shy:word@", 1)
+        with redis.Redis.from_url(url) as shy:
+            said = service_checks.check_redis(replace(look, ctx=replace(context, redis=cast("Any", shy))))
+    finally:
+        context.redis.execute_command("ACL", "DELUSER", "shy")
+    assert (said.level, "+info" in said.message) == (Level.SKIPPED, True)
+
+
 def test_keys_that_others_can_read_are_an_error(look: Look, context: Context) -> None:
     key = context.settings.home / "api-key"
     key.parent.mkdir(parents=True, exist_ok=True)
