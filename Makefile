@@ -96,7 +96,7 @@ arch: $(VENV)/.dev ## who may import whom
 
 check: lint types arch ## lint, types and arch
 
-bench: $(VENV)/.dev ## every bench that this machine can run (hours), then the pages of figures; PARTS=queue,api for some, LIST=1 says which
+bench: $(VENV)/.dev ## every bench that this machine can run (an hour and a half), then the pages of figures; PARTS=queue,api for some, LIST=1 says which
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,guided,embedded,dev,bench]'
 	@$(BIN)/python -m bench --parts '$(PARTS)' $(if $(LIST),--list) $(BENCH_FLAGS)
 

@@ -4,9 +4,9 @@
     python -m bench --parts queue,loading      # some of it
     python -m bench --small                    # sizes that only show that everything works, in a folder of their own
 
-A full run takes two hours and a half; what is not run keeps the results that are stored. Then docs/performance.md and
-the README's table are written. A run of all parts leaves its record beside the results: whole.py. Ends with 1 where a
-bench missed its goal or broke, with 2 where the command line is wrong.
+A full run takes an hour and a half on two cores; what is not run keeps the results that are stored. Then
+docs/performance.md and the README's table are written. A run of all parts leaves its record beside the results:
+whole.py. Ends with 1 where a bench missed its goal or broke, with 2 where the command line is wrong.
 """
 
 from __future__ import annotations

@@ -77,26 +77,26 @@ _TINY = ("--repeats", "1", "--requests", "4")
 
 #: In the order of a full run: what disturbs nothing first, faults last.
 EVERY = (
-    Bench("engine", ("bench.engine", "--size", "tiny", "--soak"), "15 minutes", _ENGINE,
+    Bench("engine", ("bench.engine", "--size", "tiny", "--soak"), "8 minutes", _ENGINE,
           (*_TINY, "--parts", "throughput", "--workloads", "uniform")),
     # Half of its requests: twice as many are `make bench-engine SIZE=large`, and take an hour.
-    Bench("engine-large", ("bench.engine", "--size", "large", "--requests", "16"), "half an hour", _ENGINE),
+    Bench("engine-large", ("bench.engine", "--size", "large", "--requests", "16"), "20 minutes", _ENGINE),
     # Both or neither: a run writes its file anew, and one peer's rows must not go unasked.
-    Bench("peers", ("bench.peers", "run", "vllm", "xinference"), "8 minutes",
+    Bench("peers", ("bench.peers", "run", "vllm", "xinference"), "6 minutes",
           (*_ENGINE, peer("vllm"), peer("xinference")), _TINY),
-    Bench("peers-large", ("bench.peers", "run", "vllm", "--size", "large"), "9 minutes", (*_ENGINE, peer("vllm"))),
-    Bench("loading", ("bench.loading",), "5 minutes", (*_ENGINE, room(6)), ("--gib", "0.02", "--repeats", "1")),
-    Bench("remote", ("bench.remote",), "a minute", (), ("--repeats", "1", "--requests", "32", "--workloads", "text")),
-    Bench("remote-vllm", ("bench.remote", "--server", "vllm", "--repeats", "3", "--requests", "64"), "3 minutes",
+    Bench("peers-large", ("bench.peers", "run", "vllm", "--size", "large"), "5 minutes", (*_ENGINE, peer("vllm"))),
+    Bench("loading", ("bench.loading",), "3 minutes", (*_ENGINE, room(6)), ("--gib", "0.02", "--repeats", "1")),
+    Bench("remote", ("bench.remote",), "3 minutes", (), ("--repeats", "1", "--requests", "32", "--workloads", "text")),
+    Bench("remote-vllm", ("bench.remote", "--server", "vllm", "--repeats", "3", "--requests", "64"), "a minute",
           (*_ENGINE, peer("vllm"))),
-    Bench("queue", ("bench.queue",), "8 minutes", (*_SERVICE, package("celery_batches", by="make bench")),
+    Bench("queue", ("bench.queue",), "6 minutes", (*_SERVICE, package("celery_batches", by="make bench")),
           ("--small",)),
-    Bench("api", ("bench.api",), "8 minutes", _SERVICE, ("--small",)),
-    Bench("documents", ("bench.documents",), "40 minutes", _SERVICE, ("--small",)),
-    Bench("admin", ("bench.admin", "--jobs", "300000"), "6 minutes", (*_SERVICE, room(4)),
+    Bench("api", ("bench.api",), "4 minutes", _SERVICE, ("--small",)),
+    Bench("documents", ("bench.documents",), "half an hour", _SERVICE, ("--small",)),
+    Bench("admin", ("bench.admin", "--jobs", "300000"), "a minute", (*_SERVICE, room(4)),
           ("--jobs", "3000", "--repeats", "2")),
     Bench("tuning", ("bench.tuning",), "2 minutes", (package("torch"),), ("--rounds", "1", "--seconds", "0.1")),
-    Bench("chaos", ("bench.chaos",), "4 minutes", _SERVICE, ("--jobs", "300", "--faults", "2")),
+    Bench("chaos", ("bench.chaos",), "2 minutes", _SERVICE, ("--jobs", "300", "--faults", "2")),
     Bench("gpu", ("bench.gpu", "--model", "2b", "--out", "bench/results/gpu-2b.jsonl"), "not known",
           (*_ENGINE, cuda), out=False),
 )  # fmt: skip

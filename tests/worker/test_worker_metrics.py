@@ -168,6 +168,7 @@ def test_a_process_tells_from_its_start_to_its_drain(launcher: Any, work: Any, u
         get(target.address)
 
 
+@pytest.mark.usefixtures("work")  # registers the model
 def test_a_process_tells_while_postgres_and_redis_are_away(
     launcher: Any, until: Any, context: Context, database_proxy: Any
 ) -> None:
