@@ -1,8 +1,8 @@
 """The examples of the pages name what is there: verbs and options, routes, fields, and code that is Python.
 
-tests/docs/run_examples.py says what is also run, in its order and against a whole service: the Python of every page, and
-the commands of the pages in `SHELL` that stand in blocks marked `sh`. Its `NOT_RUN` lists what of these is not run, and
-why. That, the commands of all other pages and blocks without a language are only held against the program, here.
+tests/docs/run_examples.py says what is also run, in its order and against a whole service: the Python of every page
+and the commands of the pages in `SHELL` that stand in blocks marked `sh`. Its `NOT_RUN` lists what of these is not run,
+and why. That, the commands of all other pages and blocks without a language are only held against the program, here.
 """
 
 from __future__ import annotations

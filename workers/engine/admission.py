@@ -43,11 +43,12 @@ class Admission:
         self._put_off = 0
 
     def may_wait(self, ready: Sequence[Ticket], free: int) -> bool:
-        """Whether a prefill for so few rows is put off, for company. Nobody interactive waits."""
+        """Whether a prefill for so few rows is put off, for company; not for long while many slots are `free`, since a
+        step of few rows costs nearly as much as one of many. Nobody interactive waits."""
         worth = max(1, int(self._slots * self._budgets.gather_share))
         if ready[0].request.job_class != "interactive" and min(free, len(ready)) < worth:
             self._put_off += 1
-            if self._put_off <= self._budgets.gather_steps:
+            if self._put_off <= self._budgets.gather_steps * (1 - free / self._slots):
                 return True
         self._put_off = 0
         return False

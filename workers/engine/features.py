@@ -59,7 +59,8 @@ class Budgets:
     prefill_pixels: int = 64_000_000
     #: The most tokens of one prefill while rows are in flight, and of a piece of a longer prompt.
     chunk_tokens: int = 2048
-    #: Free slots that are worth a prefill of their own, as a share of all; fewer wait some steps for company.
+    #: Free slots that are worth a prefill of their own, as a share of all; fewer wait some steps for company: so many
+    #: where nearly all slots are in use, in proportion where fewer are.
     gather_share: float = 0.16
     gather_steps: int = 8
     encoder_cache_bytes: int = 256 * 2**20
