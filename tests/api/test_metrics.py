@@ -136,6 +136,7 @@ def test_while_postgres_and_redis_are_away_it_says_so_and_tells_the_rest(
     assert (targets.status_code, targets.json["error"]["code"]) == (503, "database_unavailable")
 
 
+@pytest.mark.long
 def test_every_scrape_is_answered_while_postgres_restarts_and_while_we_stop(context: Context) -> None:
     """Never a 500: `batchinfer_database_up` says how it is, and comes back by itself."""
     parts = urlsplit(context.settings.require_database_url())
@@ -166,6 +167,7 @@ def test_every_scrape_is_answered_while_postgres_restarts_and_while_we_stop(cont
         proxy.close()
 
 
+@pytest.mark.long
 def test_a_postgres_that_stands_still_holds_up_no_scrape(context: Context) -> None:
     """It takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -139,6 +139,7 @@ def send_documents(client: httpx.Client, folder: Path) -> tuple[str, list[str]]:
     return run.json()["id"], found
 
 
+@pytest.mark.long
 def test_no_text_and_no_secret_is_in_a_log(
     tmp_path: Path,
     start_up: Callable[..., Any],

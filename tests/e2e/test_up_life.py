@@ -25,6 +25,7 @@ def _namespaces_work(*command: str) -> bool:
     return shutil.which("unshare") is not None and subprocess.run([*command, "true"]).returncode == 0
 
 
+@pytest.mark.long
 def test_killed_and_started_again(tmp_path: Path, start_up: Callable[..., Any], patience: Callable[..., None]) -> None:
     first = start_up(tmp_path / "home", "--engine", "fake").wait_ready()
     with first.client() as client:
@@ -64,6 +65,7 @@ def test_stopped_while_starting(tmp_path: Path, start_up: Callable[..., Any], pa
     assert not up.ready_file.exists()
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path: Path, start_up: Callable[..., Any]) -> None:
     broken = tmp_path / "broken-model"
     broken.mkdir()

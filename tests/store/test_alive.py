@@ -73,6 +73,7 @@ def test_an_address_that_is_missing_is_said(settings, monkeypatch, capsys):
     assert "BATCHINFER_REDIS_URL" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_database_that_is_away_or_stands_still_is_excused(settings, monkeypatch):
     """Nobody listens at the address; then somebody who never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

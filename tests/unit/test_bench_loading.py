@@ -17,6 +17,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_folder(tmp_path_factory.mktemp("models"), 0.02)
 
 
+@pytest.mark.long
 def test_the_folder_is_a_model_in_shards_of_the_size_asked_for(folder: Path) -> None:
     files = loading.list_weights(folder)
     total = sum(path.stat().st_size for path in files)
@@ -29,6 +30,7 @@ def test_the_folder_is_a_model_in_shards_of_the_size_asked_for(folder: Path) -> 
     assert 2 * sum(parameter.numel() for parameter in loaded.model.parameters()) == pytest.approx(total, rel=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [loading.BYTES, loading.PARALLEL, loading.OURS])
 def test_a_contestant_says_how_it_began(name: str, folder: Path) -> None:
     found = loading.run_alone(name, folder, "bfloat16")
