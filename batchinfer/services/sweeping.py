@@ -20,7 +20,7 @@ _GROUP = 200
 #: Shelves of the blob store: the first byte of a blob's name.
 _SHELVES = 256
 _HOURS = 24
-#: Jobs that go row by row in one transaction, and such transactions of a tenant in an hour.
+#: Rows that go in one transaction, jobs or leases; and such transactions of a tenant's jobs in an hour.
 _ROWS, _ROW_GROUPS = 2000, 100
 #: Rows of changes that are dropped in one transaction.
 _CHANGES = 50_000
